@@ -1,0 +1,449 @@
+//! A named channel: opened, prepared and opened again for as long as it is wanted.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use amqprs::{
+    BasicProperties,
+    channel::{BasicGetArguments, BasicPublishArguments},
+};
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::{interval, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Delivery, Error, Result, Setup,
+    consumer::{self, Consumer},
+    manager::{Core, ManagerHandle},
+    opening::{Opening, put_number},
+    reopen::Reopen,
+    setup::run,
+    topology::{check_name, topology_calls},
+};
+
+/// What may be in flight on one channel, sent and not confirmed: so many bytes, and no more messages than fit when
+/// each counts at least [`LEAST_WEIGHT`] (8,192). Past that, publishing waits.
+const MOST_BYTES_IN_FLIGHT: usize = 16 << 20;
+const LEAST_WEIGHT: usize = 2 << 10;
+
+/// A channel: declares, publishes, consumes and gets. Cheap to clone; all clones are the same channel.
+///
+/// Made by [`ConnectionManager::channel`](crate::ConnectionManager::channel). When the connection is lost, or the
+/// broker closes the channel, it is opened again: in confirm mode, and after its [`setup`](Self::setup) steps ran.
+///
+/// Every call may be dropped at any point, for instance by `tokio::time::timeout`, and has the options' operation
+/// timeout for its deadline.
+#[derive(Clone)]
+pub struct Channel {
+    core: Arc<ChannelCore>,
+    manager: Arc<ManagerHandle>,
+}
+
+pub(crate) struct ChannelCore {
+    name: String,
+    core: Arc<Core>,
+    state: watch::Sender<ChannelState>,
+    steps: mpsc::UnboundedSender<NewStep>,
+    closing: CancellationToken,
+    /// Shares of what may be in flight, in bytes.
+    shares: Arc<Semaphore>,
+}
+
+#[derive(Clone)]
+enum ChannelState {
+    Open(Arc<Opening>),
+    /// Being opened, with the last error if there was one.
+    Opening(Option<Error>),
+    /// Closed for good, with the number of messages that were left without a confirm.
+    Closed(usize),
+}
+
+/// One step of a channel's setup: run at each opening, in order.
+type Step = Arc<dyn Fn(Setup) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+struct NewStep {
+    step: Step,
+    answer: oneshot::Sender<Result<()>>,
+}
+
+topology_calls!(Channel);
+
+impl Channel {
+    pub(crate) fn new(core: Arc<ChannelCore>, manager: Arc<ManagerHandle>) -> Self {
+        Self { core, manager }
+    }
+
+    /// The name it was asked for by.
+    pub fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// Adds a step to what this channel declares: it runs now, and again, after the earlier steps, each time the
+    /// channel is opened anew.
+    ///
+    /// ```no_run
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// use amqprs::channel::ExchangeDeclareArguments;
+    ///
+    /// channel.setup(|channel| async move {
+    ///     channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The step's own error; it is then not kept. Later failures are logged and retried.
+    pub async fn setup<F, Fut>(&self, step: F) -> Result<()>
+    where
+        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let step: Step = Arc::new(move |setup| Box::pin(step(setup)));
+        let _ = self.core.steps.send(NewStep { step, answer });
+        match timeout(self.core.core.options.operation_timeout, answered).await {
+            Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))),
+            Err(_) => Err(self.core.timed_out("cannot run a setup")),
+        }
+    }
+
+    /// Publishes a message and waits until the broker has taken responsibility for it
+    /// ([publisher confirms](https://www.rabbitmq.com/docs/confirms#publisher-confirms)).
+    ///
+    /// While the connection is down it waits for it. With `mandatory`, a message that no queue is bound for is an
+    /// error; without, the broker drops it and confirms.
+    ///
+    /// # Errors
+    /// - [`Unroutable`](Error::Unroutable): mandatory, and no queue took it.
+    /// - [`Nacked`](Error::Nacked): the broker refused it.
+    /// - [`Closed`](Error::Closed): the broker closed the channel because of it, as it does when there is no such exchange.
+    /// - [`Unconfirmed`](Error::Unconfirmed): sent, but the confirm was lost with the connection or did not come in time.
+    /// - [`Timeout`](Error::Timeout), [`Lost`](Error::Lost), [`Shutdown`](Error::Shutdown), [`Invalid`](Error::Invalid): not sent.
+    pub async fn publish(
+        &self,
+        arguments: BasicPublishArguments,
+        properties: BasicProperties,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<()> {
+        self.enqueue(arguments, properties, body).await?.await
+    }
+
+    /// Hands a message to the connection and returns at once with its [`Confirm`], so that many can be on their way.
+    /// Waits only while the connection is down, or while 8,192 messages or 16 MiB are unconfirmed on this channel.
+    ///
+    /// ```no_run
+    /// # use amqprs::{BasicProperties, channel::BasicPublishArguments};
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// let mut confirms = Vec::new();
+    /// for number in 0..1_000 {
+    ///     let to = BasicPublishArguments::new("", "hello");
+    ///     confirms.push(channel.enqueue(to, BasicProperties::default(), number.to_string()).await?);
+    /// }
+    /// for confirm in confirms {
+    ///     confirm.await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish); what concerns the broker's answer comes from the [`Confirm`].
+    pub async fn enqueue(
+        &self,
+        arguments: BasicPublishArguments,
+        properties: BasicProperties,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<Confirm> {
+        check_name("exchange name", &arguments.exchange)?;
+        check_name("routing key", &arguments.routing_key)?;
+        if arguments.immediate {
+            return Err(Error::Invalid("RabbitMQ does not know `immediate` and would close the connection".into()));
+        }
+        let core = &self.core;
+        let enqueue = core.enqueue(arguments, properties, body.into());
+        timeout_at(core.core.deadline(), enqueue)
+            .await
+            .unwrap_or_else(|_| Err(core.timed_out("cannot publish: nothing was sent")))
+    }
+
+    /// Starts consuming, on an AMQP channel of its own. `subscribe` declares what it needs and says what to consume;
+    /// it runs now, and again each time the consumer has to be opened anew.
+    ///
+    /// Without a `basic_qos` of its own, a consumer with manual acknowledgement gets a prefetch of 100.
+    ///
+    /// ```no_run
+    /// use amqprs::channel::BasicConsumeArguments;
+    /// use common::{Result, Setup, quorum_queue};
+    ///
+    /// # async fn example(channel: common::Channel) -> Result<()> {
+    /// let mut messages = channel.consume(subscribe).await?;
+    /// while let Some(message) = messages.next().await? {
+    ///     println!("{}", message.text());
+    ///     message.ack().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    ///
+    /// async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+    ///     channel.queue_declare(quorum_queue("hello")).await?;
+    ///     Ok(BasicConsumeArguments::new("hello", ""))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The first run's own error. Later failures are logged and retried.
+    pub async fn consume<F, Fut>(&self, subscribe: F) -> Result<Consumer>
+    where
+        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<amqprs::channel::BasicConsumeArguments>> + Send + 'static,
+    {
+        let subscribe = Box::new(move |setup| -> BoxFuture<'static, _> { Box::pin(subscribe(setup)) });
+        consumer::start(self.manager.clone(), self.name(), subscribe).await
+    }
+
+    /// [`consume`](Self::consume) for a `subscribe` that takes a value, cloned for each run.
+    ///
+    /// # Errors
+    /// As [`consume`](Self::consume).
+    pub async fn consume_with<T, F, Fut>(&self, value: T, subscribe: F) -> Result<Consumer>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Fn(Setup, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<amqprs::channel::BasicConsumeArguments>> + Send + 'static,
+    {
+        self.consume(move |setup| subscribe(setup, value.clone())).await
+    }
+
+    /// Fetches one message, or `None` when the queue is empty (`basic.get`). For many messages, consume.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed) with 404 when there is no such queue.
+    pub async fn get(&self, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
+        check_name("queue name", &arguments.queue)?;
+        let opening = self.opening().await?;
+        let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
+        let doing = || format!("cannot get a message from queue `{queue}`");
+        let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await }).await?;
+        Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
+    }
+
+    /// Closes the channel after its outstanding confirms, bounded by the operation timeout. Its consumers, which have
+    /// channels of their own, go on. The manager opens a new one when it is asked for this name again.
+    ///
+    /// # Errors
+    /// [`Unconfirmed`](Error::Unconfirmed) when messages were still without a confirm at the end.
+    pub async fn close(&self) -> Result<()> {
+        self.core.closing.cancel();
+        match self.core.closed().await {
+            0 => Ok(()),
+            count => Err(Error::Unconfirmed { reason: format!("the channel was closed with {count} unconfirmed") }),
+        }
+    }
+
+    /// The current opening, once there is one.
+    pub(crate) async fn opening(&self) -> Result<Arc<Opening>> {
+        timeout_at(self.core.core.deadline(), self.core.opening())
+            .await
+            .unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
+    }
+}
+
+impl ChannelCore {
+    pub fn start(name: &str, core: &Arc<Core>) -> Arc<Self> {
+        let (steps, new_steps) = mpsc::unbounded_channel();
+        let channel = Arc::new(Self {
+            name: name.to_owned(),
+            core: core.clone(),
+            state: watch::Sender::new(ChannelState::Opening(None)),
+            steps,
+            closing: core.closing.child_token(),
+            shares: Arc::new(Semaphore::new(MOST_BYTES_IN_FLIGHT)),
+        });
+        core.tasks.spawn(keep_open(channel.clone(), new_steps));
+        channel
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
+    /// Waits until the channel is closed; tells how many messages were left without a confirm.
+    pub async fn closed(&self) -> usize {
+        let mut state = self.state.subscribe();
+        let closed = state.wait_for(|state| matches!(state, ChannelState::Closed(_))).await;
+        closed.map_or(0, |state| if let ChannelState::Closed(unconfirmed) = *state { unconfirmed } else { 0 })
+    }
+
+    /// Waits for a living opening.
+    async fn opening(&self) -> Result<Arc<Opening>> {
+        let mut state = self.state.subscribe();
+        loop {
+            if self.closing.is_cancelled() {
+                return Err(Error::Shutdown("channel"));
+            }
+            match &*state.borrow_and_update() {
+                ChannelState::Open(opening) if !opening.is_lost() => return Ok(opening.clone()),
+                ChannelState::Closed(_) => return Err(Error::Shutdown("channel")),
+                _ => {}
+            }
+            if state.changed().await.is_err() {
+                return Err(Error::Shutdown("channel"));
+            }
+        }
+    }
+
+    fn timed_out(&self, doing: &str) -> Error {
+        match &*self.state.borrow() {
+            ChannelState::Opening(Some(error)) => Error::Timeout {
+                doing: doing.into(),
+                after: self.core.options.operation_timeout,
+                reason: error.to_string(),
+            },
+            _ => self.core.timed_out(doing),
+        }
+    }
+
+    async fn enqueue(
+        &self,
+        arguments: BasicPublishArguments,
+        mut properties: BasicProperties,
+        body: Vec<u8>,
+    ) -> Result<Confirm> {
+        let weight = (body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
+        let share = self.shares.clone().acquire_many_owned(weight).await;
+        let mut share = share.map_err(|_| Error::Shutdown("channel"))?;
+        loop {
+            let opening = self.opening().await?;
+            let raw = opening.raw()?;
+            // One critical section: the broker numbers messages in the order in which they arrive.
+            let _turn = opening.turn().await;
+            let (number, receiver) = match opening.ledger.register(share) {
+                Ok(registered) => registered,
+                Err(returned) => {
+                    share = returned;
+                    continue;
+                }
+            };
+            // Dropped before the message is queued, this future must leave no gap in the numbers.
+            let unsent = TakeBack { opening: &opening, number };
+            if arguments.mandatory {
+                put_number(&mut properties, number);
+            }
+            // The body is gone with a failure, so there is no second try here; the caller knows it was not sent.
+            let sent = raw.basic_publish(properties, body, arguments).await;
+            if let Err(error) = sent {
+                drop(unsent);
+                return Err(opening.ledger.loss.reason().unwrap_or_else(|| error.into()));
+            }
+            std::mem::forget(unsent);
+            return Ok(Confirm(receiver));
+        }
+    }
+}
+
+struct TakeBack<'a> {
+    opening: &'a Opening,
+    number: u64,
+}
+
+impl Drop for TakeBack<'_> {
+    fn drop(&mut self) {
+        self.opening.ledger.take_back(self.number);
+    }
+}
+
+/// The broker's answer to one published message: resolves when it has taken responsibility, or with the reason
+/// why not. Dropping it changes nothing about the message.
+#[must_use = "a message is safe only when its confirm has come"]
+#[derive(Debug)]
+pub struct Confirm(oneshot::Receiver<Result<()>>);
+
+impl Future for Confirm {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(Pin::new(&mut self.0).poll(context));
+        Poll::Ready(answer.unwrap_or_else(|_| Err(Error::Unconfirmed { reason: "the channel has ended".into() })))
+    }
+}
+
+/// The channel's task: opens it, runs its setup, watches over it, and closes it.
+async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedReceiver<NewStep>) {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut reopen = Reopen::new(channel.core.clone(), channel.closing.clone(), &channel.name, true);
+    while let Some(opening) = reopen.next().await {
+        let ready = async {
+            for step in &steps {
+                run(step(Setup::new(&opening))).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = reopen.unless_closing(ready).await {
+            channel.state.send_replace(ChannelState::Opening(Some(error.clone())));
+            opening.close().await;
+            reopen.failed(error).await;
+            continue;
+        }
+        reopen.succeeded();
+        channel.state.send_replace(ChannelState::Open(opening.clone()));
+        if let Some(reason) = serve(&channel, &opening, &mut steps, &mut new_steps).await {
+            channel.state.send_replace(ChannelState::Opening(Some(reason)));
+            continue;
+        }
+        // Closing: what was published is confirmed first.
+        let _ = timeout(channel.core.options.operation_timeout, opening.ledger.drained()).await;
+        let unconfirmed = opening.ledger.waiting();
+        opening.close().await;
+        channel.state.send_replace(ChannelState::Closed(unconfirmed));
+        return;
+    }
+    channel.state.send_replace(ChannelState::Closed(0));
+}
+
+/// Until the opening is lost: the reason. `None` when the channel has to close.
+async fn serve(
+    channel: &ChannelCore,
+    opening: &Arc<Opening>,
+    steps: &mut Vec<Step>,
+    new_steps: &mut mpsc::UnboundedReceiver<NewStep>,
+) -> Option<Error> {
+    let timeout = channel.core.options.operation_timeout;
+    let mut sweep = interval(Duration::from_secs(1).min(timeout / 4).max(Duration::from_millis(10)));
+    loop {
+        tokio::select! {
+            () = channel.closing.cancelled() => return None,
+            reason = opening.lost() => return Some(reason),
+            _ = sweep.tick() => if let Some(limit) = std::time::Instant::now().checked_sub(timeout) {
+                opening.ledger.expire(limit);
+            },
+            Some(NewStep { step, answer }) = new_steps.recv() => {
+                if answer.is_closed() {
+                    continue;
+                }
+                let outcome = tokio::select! {
+                    outcome = run(step(Setup::new(opening))) => outcome,
+                    () = channel.closing.cancelled() => return None,
+                };
+                match outcome {
+                    // Not the step's fault: it gets its first run on the next opening.
+                    Err(error) if error.is_loss() => {
+                        let _ = channel.steps.send(NewStep { step, answer });
+                        return Some(error);
+                    }
+                    Ok(()) => steps.push(step),
+                    Err(_) => {}
+                }
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A stream of deliveries that goes on across reconnects.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use amqprs::channel::{BasicCancelArguments, BasicConsumeArguments, BasicQosArguments, ConsumerMessage};
+use futures_util::{Stream, future::BoxFuture};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Delivery, Error, Result, Setup,
+    manager::{Core, ManagerHandle},
+    opening::Opening,
+    reopen::Reopen,
+    setup::run,
+    topology::{basic_qos, check_name},
+};
+
+/// The prefetch of a consumer whose setup chooses none: enough to keep it busy, and a bound on what it may hold.
+const USUAL_PREFETCH: u16 = 100;
+
+/// A consumer that lived this long has recovered: its next trouble starts with short pauses again.
+const SETTLED: Duration = Duration::from_secs(5);
+
+pub(crate) type Subscribe = Box<dyn Fn(Setup) -> BoxFuture<'static, Result<BasicConsumeArguments>> + Send + Sync>;
+
+/// The deliveries of one consumer, made by [`Channel::consume`](crate::Channel::consume).
+///
+/// Read it with [`next`](Self::next), or as a [`Stream`]. After a loss of the connection, a closed channel or a
+/// consumer cancelled by the broker, the setup runs again and the stream goes on. With manual acknowledgement, what
+/// was prefetched and not yet read is then forgotten, because RabbitMQ delivers it again; with automatic
+/// acknowledgement it is still read, because nobody would.
+///
+/// Dropping it cancels the consumer and gives prefetched messages back to the queue. Deliveries already read can
+/// still be settled.
+pub struct Consumer {
+    current: Option<Subscription>,
+    /// Newer subscriptions, while `current` still holds automatically acknowledged messages.
+    later: VecDeque<Subscription>,
+    subscriptions: mpsc::UnboundedReceiver<Subscription>,
+    queue: watch::Receiver<Option<String>>,
+    last_queue: String,
+    stop: CancellationToken,
+    manager: Arc<ManagerHandle>,
+    runtime: Handle,
+}
+
+/// What one opening delivers: amqprs's own receiver, so that a message is moved once and copied never.
+struct Subscription {
+    opening: Arc<Opening>,
+    messages: mpsc::UnboundedReceiver<ConsumerMessage>,
+    consumer_tag: String,
+    queue: String,
+    auto_ack: bool,
+}
+
+pub(crate) async fn start(manager: Arc<ManagerHandle>, name: &str, subscribe: Subscribe) -> Result<Consumer> {
+    let core = manager.core.clone();
+    let (sender, subscriptions) = mpsc::unbounded_channel();
+    let (queue_sender, queue) = watch::channel(None);
+    let (first, answer) = oneshot::channel();
+    let stop = core.closing.child_token();
+    let task =
+        Task { name: name.to_owned(), core: core.clone(), stop: stop.clone(), subscribe, sender, queue: queue_sender };
+    core.tasks.spawn(task.keep_consuming(first));
+    // From here on, a dropped caller ends the task.
+    let consumer = Consumer {
+        current: None,
+        later: VecDeque::new(),
+        subscriptions,
+        queue,
+        last_queue: String::new(),
+        stop,
+        manager,
+        runtime: Handle::current(),
+    };
+    match timeout(core.options.operation_timeout, answer).await {
+        Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))).map(|()| consumer),
+        Err(_) => Err(core.timed_out("cannot consume")),
+    }
+}
+
+impl Consumer {
+    /// The next delivery. Waits through losses of the connection; `None` when this program has closed the connection
+    /// manager.
+    ///
+    /// It may be dropped while it waits, as in `tokio::select!`, without losing a message.
+    ///
+    /// # Errors
+    /// Why consuming ended for good. It is the last item.
+    pub async fn next(&mut self) -> Result<Option<Delivery>> {
+        poll_fn(|context| self.poll(context)).await.transpose()
+    }
+
+    /// The queue consumed from. A server-named queue may have another name after each reconnect.
+    pub fn queue(&self) -> String {
+        self.queue.borrow().clone().unwrap_or_else(|| self.last_queue.clone())
+    }
+
+    /// The queue's name, `None` while there is no subscription.
+    pub(crate) fn queue_changes(&self) -> watch::Receiver<Option<String>> {
+        self.queue.clone()
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
+        loop {
+            if self.current.is_none() {
+                self.current = self.later.pop_front();
+            }
+            if let Some(subscription) = &mut self.current {
+                if !subscription.auto_ack && subscription.opening.is_lost() {
+                    // RabbitMQ delivers these again, on the next opening.
+                    self.current = None;
+                    continue;
+                }
+                match subscription.messages.poll_recv(context) {
+                    Poll::Ready(Some(message)) => {
+                        match Delivery::from_consumer(message, &subscription.opening, subscription.auto_ack) {
+                            Some(delivery) => return Poll::Ready(Some(Ok(delivery))),
+                            None => continue,
+                        }
+                    }
+                    Poll::Ready(None) => {
+                        self.current = None;
+                        continue;
+                    }
+                    Poll::Pending => {}
+                }
+            }
+            match self.subscriptions.poll_recv(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(next)) => {
+                    self.last_queue.clone_from(&next.queue);
+                    self.later.push_back(next);
+                    if self.current.as_ref().is_some_and(|current| !current.auto_ack) {
+                        self.current = None;
+                    }
+                }
+                Poll::Ready(None) => {
+                    // Closed by this program. What was acknowledged automatically is still there to be read.
+                    let Some(subscription) = self.current.as_mut().filter(|current| current.auto_ack) else {
+                        return Poll::Ready(None);
+                    };
+                    let Ok(message) = subscription.messages.try_recv() else { return Poll::Ready(None) };
+                    return Poll::Ready(Delivery::from_consumer(message, &subscription.opening, true).map(Ok));
+                }
+            }
+        }
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(context)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let mut subscriptions: Vec<_> = self.current.take().into_iter().chain(self.later.drain(..)).collect();
+        self.subscriptions.close();
+        while let Ok(subscription) = self.subscriptions.try_recv() {
+            subscriptions.push(subscription);
+        }
+        for subscription in subscriptions {
+            self.manager.core.tasks.spawn_on(subscription.give_back(), &self.runtime);
+        }
+    }
+}
+
+impl Subscription {
+    /// Cancels the consumer and returns what was prefetched. Deliveries in the user's hands keep the channel open.
+    async fn give_back(mut self) {
+        if self.opening.is_lost() {
+            return;
+        }
+        let cancel = BasicCancelArguments::new(&self.consumer_tag);
+        let doing = || "cannot cancel a consumer".to_owned();
+        if self.opening.call(doing, |raw| async move { raw.basic_cancel(cancel).await }).await.is_err() {
+            return;
+        }
+        // The receiver ends when the consumer is gone.
+        while let Some(message) = self.messages.recv().await {
+            if let Some(delivery) =
+                Delivery::from_consumer(message, &self.opening, self.auto_ack).filter(|_| !self.auto_ack)
+            {
+                let _ = delivery.nack(true).await;
+            }
+        }
+    }
+}
+
+/// Keeps one consumer consuming.
+struct Task {
+    name: String,
+    core: Arc<Core>,
+    stop: CancellationToken,
+    subscribe: Subscribe,
+    sender: mpsc::UnboundedSender<Subscription>,
+    queue: watch::Sender<Option<String>>,
+}
+
+impl Task {
+    async fn keep_consuming(self, first: oneshot::Sender<Result<()>>) {
+        let mut first = Some(first);
+        let mut reopen = Reopen::new(self.core.clone(), self.stop.clone(), &self.name, false);
+        while let Some(opening) = reopen.next().await {
+            let subscription = match reopen.unless_closing(self.subscribe_on(&opening)).await {
+                Ok(subscription) => subscription,
+                Err(error) => {
+                    opening.close().await;
+                    // The first run fails to its caller, unless it was no fault of the setup.
+                    if !error.is_loss()
+                        && let Some(caller) = first.take()
+                    {
+                        let _ = caller.send(Err(error));
+                        return;
+                    }
+                    reopen.failed(error).await;
+                    continue;
+                }
+            };
+            let queue = subscription.queue.clone();
+            self.queue.send_replace(Some(queue.clone()));
+            if self.sender.send(subscription).is_err() {
+                return opening.close().await;
+            }
+            if let Some(caller) = first.take() {
+                let _ = caller.send(Ok(()));
+            }
+            let since = Instant::now();
+            let error = tokio::select! {
+                error = opening.lost() => error,
+                () = self.stop.cancelled() => {
+                    // A dropped stream gives its messages back itself; deliveries may still be settled then.
+                    if self.core.closing.is_cancelled() {
+                        opening.close().await;
+                    }
+                    return;
+                }
+            };
+            self.queue.send_replace(None);
+            drop(opening);
+            if since.elapsed() > SETTLED {
+                reopen.succeeded();
+            }
+            match error {
+                Error::Cancelled { .. } => reopen.failed(Error::Cancelled { queue }).await,
+                // The connection's return comes with a pause of its own.
+                error if error.is_loss() => {}
+                error => reopen.failed(error).await,
+            }
+        }
+    }
+
+    async fn subscribe_on(&self, opening: &Arc<Opening>) -> Result<Subscription> {
+        let arguments = run((self.subscribe)(Setup::new(opening))).await?;
+        check_name("queue name", &arguments.queue)?;
+        check_name("consumer tag", &arguments.consumer_tag)?;
+        if arguments.no_wait {
+            return Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into()));
+        }
+        let auto_ack = arguments.no_ack;
+        if !auto_ack && !opening.qos_chosen.load(Ordering::Relaxed) {
+            basic_qos(opening, BasicQosArguments::new(0, USUAL_PREFETCH, false)).await?;
+        }
+        let queue = match &*arguments.queue {
+            "" => opening.last_queue.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            name => name.to_owned(),
+        };
+        let doing = || format!("cannot consume from queue `{queue}`");
+        let consume = opening.call(doing, |raw| async move { raw.basic_consume_rx(arguments).await });
+        let (consumer_tag, messages) = consume.await?;
+        Ok(Subscription { opening: opening.clone(), messages, consumer_tag, queue, auto_ack })
+    }
+}

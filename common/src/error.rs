@@ -1,0 +1,207 @@
+//! What can go wrong, said so that a person knows what to do.
+
+use std::{fmt, time::Duration};
+
+use amqprs::BasicProperties;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong between a program and its broker.
+///
+/// `Display` is one complete sentence: what happened, where, the broker's own words where it said any,
+/// and what to do. `Debug` is the same sentence, so that a `main` which returns it prints one clear line. No variant
+/// ever contains a password.
+///
+/// ```
+/// # use common::Error;
+/// # fn handle(error: Error) {
+/// match error {
+///     Error::Unroutable(message) => println!("nobody listens to {}", message.routing_key),
+///     Error::Unconfirmed { .. } => println!("perhaps arrived: repeat it if twice does no harm"),
+///     other => println!("{other}"),
+/// }
+/// # }
+/// ```
+#[derive(Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No connection could be made to the broker: wrong address, nothing there, or something else there.
+    #[error("cannot connect to RabbitMQ at {address}: {reason}")]
+    Connect {
+        /// `host:port` as it was asked for.
+        address: String,
+        /// What was seen, and what to do.
+        reason: String,
+    },
+
+    /// The broker was reached, and turned this user or virtual host away.
+    #[error("RabbitMQ at {address} refused the connection: {reason}")]
+    Refused {
+        /// `host:port` as it was asked for.
+        address: String,
+        /// The broker's words, and what to check.
+        reason: String,
+    },
+
+    /// The connection broke. What was asked for had not been sent, or its answer was lost.
+    #[error("the connection to RabbitMQ was lost: {reason}")]
+    Lost {
+        /// The broker's words when it closed the connection, or what was seen.
+        reason: String,
+    },
+
+    /// The broker closed the channel because of something it was asked for.
+    #[error("{doing}: {code} {text}{}", hint(*code, text))]
+    Closed {
+        /// What the program was doing, such as ``cannot declare queue `hello` ``.
+        doing: String,
+        /// The reply code (AMQP 0-9-1, section 1.2 "Constants").
+        code: u16,
+        /// The reply text, such as `NOT_FOUND - no queue 'x' in vhost '/'`.
+        text: String,
+    },
+
+    /// The broker ended a consumer, typically because its queue was deleted.
+    #[error("RabbitMQ cancelled the consumer of queue `{queue}`: was the queue deleted?")]
+    Cancelled {
+        /// The queue it consumed from.
+        queue: String,
+    },
+
+    /// A mandatory message came back: no queue was bound for it.
+    #[error("{0}")]
+    Unroutable(Box<Returned>),
+
+    /// The broker refused responsibility for a message, as a full queue with `x-overflow=reject-publish` does.
+    #[error("RabbitMQ refused the message (basic.nack): a queue is full or failed; try again later")]
+    Nacked,
+
+    /// A message was sent and its confirm never came: it may or may not have arrived.
+    #[error("the message was sent but not confirmed, so it may or may not have arrived: {reason}")]
+    Unconfirmed {
+        /// Why there is no confirm.
+        reason: String,
+    },
+
+    /// A deadline passed before anything was sent, or before the broker answered a question.
+    #[error("{doing}: no answer within {}{}", seconds(*after), because(reason))]
+    Timeout {
+        /// What the program was doing.
+        doing: String,
+        /// The deadline.
+        after: Duration,
+        /// The last error seen meanwhile, or the likely cause.
+        reason: String,
+    },
+
+    /// This opening of the channel has ended; its successor has another one.
+    #[error("this channel was closed and opened anew; what belonged to its past is settled by RabbitMQ")]
+    Stale,
+
+    /// An argument that the protocol does not allow: nothing was sent.
+    #[error("{0}")]
+    Invalid(String),
+
+    /// The connection manager or channel was closed by this program.
+    #[error("the {0} was closed by this program")]
+    Shutdown(&'static str),
+
+    /// The other side of a remote procedure call answered with an error.
+    #[error("the server answered with an error: {0}")]
+    Remote(String),
+
+    /// Anything that a setup or a handler of the program itself reports.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Error {
+    /// An error of the program's own, for use in a setup or a handler.
+    ///
+    /// ```
+    /// let error = common::Error::other("the price list is empty");
+    /// assert_eq!(error.to_string(), "the price list is empty");
+    /// ```
+    pub fn other(reason: impl fmt::Display) -> Self {
+        Self::Other(reason.to_string())
+    }
+
+    /// The connection went away, through no fault of what was asked: worth another try when it is back.
+    pub(crate) fn is_loss(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Stale)
+    }
+}
+
+/// amqprs's errors rarely say why (`amqprs-notes.md`, 6); the reason, where there is one, is in our own variants.
+impl From<amqprs::error::Error> for Error {
+    fn from(error: amqprs::error::Error) -> Self {
+        Self::Lost { reason: error.to_string() }
+    }
+}
+
+/// A value that does not fit its place in a frame, such as a name over 255 bytes.
+impl From<std::num::TryFromIntError> for Error {
+    fn from(error: std::num::TryFromIntError) -> Self {
+        Self::Invalid(format!("a name or value is too long for AMQP: {error}"))
+    }
+}
+
+/// A mandatory message that came back (AMQP 0-9-1, `basic.return`).
+#[derive(Debug, Clone)]
+pub struct Returned {
+    /// The reply code: 312 (`NO_ROUTE`).
+    pub code: u16,
+    /// The broker's words.
+    pub text: String,
+    /// The exchange it was published to.
+    pub exchange: String,
+    /// The routing key it was published with.
+    pub routing_key: String,
+    /// The message's properties, as published.
+    pub properties: BasicProperties,
+    /// The message's body, as published.
+    pub body: Vec<u8>,
+}
+
+impl fmt::Display for Returned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, text, exchange, routing_key, .. } = self;
+        if exchange.is_empty() {
+            write!(f, "no queue `{routing_key}`: the message came back ({code} {text}); is its receiver running?")
+        } else {
+            write!(
+                f,
+                "no queue is bound to exchange `{exchange}` for routing key `{routing_key}`: the message came back \
+                 ({code} {text})"
+            )
+        }
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", (duration.as_secs_f64() * 10.0).round() / 10.0)
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
+}
+
+/// What a learner does about the commonest answers of the broker.
+fn hint(code: u16, text: &str) -> &'static str {
+    match code {
+        403 => "; check the user's permissions (`rabbitmqctl list_permissions`)",
+        404 => "; declare it first, or check the name",
+        405 => "; it is exclusive to another connection",
+        406 if text.contains("inequivalent") => {
+            "; it exists with other arguments: use another name, or delete the old one if nobody needs it"
+        }
+        _ => "",
+    }
+}

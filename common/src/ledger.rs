@@ -1,0 +1,201 @@
+//! The publisher confirms of one opening of a channel: which message has which number, and who waits for it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+
+use crate::{
+    error::{Error, Result, Returned},
+    loss::Loss,
+};
+
+/// AMQP numbers the messages of a channel in confirm mode 1, 2, 3, …; the broker's acks name those numbers, not
+/// always in order and often many at once ([confirms](https://www.rabbitmq.com/docs/confirms#publisher-confirms)).
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    entries: Mutex<Entries>,
+    /// Told each time nothing is left to wait for.
+    empty: Notify,
+    pub loss: Loss,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// The number of `pending[0]`, minus one.
+    settled: u64,
+    /// Numbers follow each other without a gap, so the index is the number.
+    pending: VecDeque<Option<Pending>>,
+    waiting: usize,
+}
+
+#[derive(Debug)]
+struct Pending {
+    confirm: oneshot::Sender<Result<()>>,
+    /// The message's share of the bound on what may be in flight; free again when the entry goes.
+    _share: OwnedSemaphorePermit,
+    sent: Instant,
+    returned: Option<Box<Returned>>,
+}
+
+/// How a message that was not lost ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Ack,
+    Nack,
+}
+
+impl Ledger {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        // No code that can panic runs under the lock.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the next number. `Err` gives the share back: this opening has ended.
+    pub fn register(
+        &self,
+        share: OwnedSemaphorePermit,
+    ) -> Result<(u64, oneshot::Receiver<Result<()>>), OwnedSemaphorePermit> {
+        let (confirm, receiver) = oneshot::channel();
+        let mut entries = self.entries();
+        if self.loss.is_lost() {
+            return Err(share);
+        }
+        entries.pending.push_back(Some(Pending { confirm, _share: share, sent: Instant::now(), returned: None }));
+        entries.waiting += 1;
+        Ok((entries.settled + entries.pending.len() as u64, receiver))
+    }
+
+    /// Takes the newest number back: its message was not sent. Only its owner, who holds the publisher's turn, may.
+    pub fn take_back(&self, number: u64) {
+        let mut entries = self.entries();
+        if entries.settled + entries.pending.len() as u64 == number && entries.pending.pop_back().flatten().is_some() {
+            entries.waiting -= 1;
+        }
+    }
+
+    /// The broker returned a mandatory message; its ack follows.
+    pub fn returned(&self, number: u64, message: Returned) {
+        if let Some(pending) = self.entries().get(number) {
+            pending.returned = Some(Box::new(message));
+        }
+    }
+
+    /// The broker settled one message, or all up to this one.
+    pub fn settle(&self, number: u64, multiple: bool, verdict: Verdict) {
+        let mut entries = self.entries();
+        if multiple {
+            while entries.settled < number && entries.settle_first(verdict) {}
+        } else {
+            entries.settle_one(number, verdict);
+            while matches!(entries.pending.front(), Some(None)) {
+                entries.settle_first(verdict);
+            }
+        }
+        if entries.waiting == 0 {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// Gives up on messages sent before `limit`: the broker says nothing when it is short of memory or disk.
+    pub fn expire(&self, limit: Instant) {
+        let mut entries = self.entries();
+        for slot in &mut entries.pending {
+            match slot {
+                Some(pending) if pending.sent > limit => break,
+                slot => {
+                    if let Some(pending) = slot.take() {
+                        pending.fail(Error::Unconfirmed {
+                            reason: "no confirm came in time; a broker short of memory or disk stops confirming \
+                                     (`rabbitmqctl status` shows its alarms)"
+                                .into(),
+                        });
+                    }
+                }
+            }
+        }
+        entries.waiting = entries.pending.iter().flatten().count();
+        if entries.waiting == 0 {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// The opening has ended: nothing more can be registered, and what waits will never be confirmed.
+    /// `refused`: the broker ended it because of a message.
+    pub fn end(&self, reason: Error, refused: bool) {
+        let mut entries = self.entries();
+        if !self.loss.signal(reason.clone()) {
+            return;
+        }
+        // A lone message is the one it refused; of several it does not say which.
+        let certain = refused && entries.waiting == 1;
+        entries.waiting = 0;
+        for pending in entries.pending.drain(..).flatten() {
+            pending.fail(if certain { reason.clone() } else { Error::Unconfirmed { reason: reason.to_string() } });
+        }
+        self.empty.notify_waiters();
+    }
+
+    /// Waits until nothing waits for its confirm.
+    pub async fn drained(&self) {
+        loop {
+            // Listens before it looks.
+            let told = self.empty.notified();
+            if self.waiting() == 0 {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// How many messages wait for their confirm.
+    pub fn waiting(&self) -> usize {
+        self.entries().waiting
+    }
+}
+
+impl Entries {
+    fn get(&mut self, number: u64) -> Option<&mut Pending> {
+        let index = number.checked_sub(self.settled + 1)?;
+        self.pending.get_mut(usize::try_from(index).ok()?)?.as_mut()
+    }
+
+    fn settle_one(&mut self, number: u64, verdict: Verdict) {
+        let Some(index) = number.checked_sub(self.settled + 1).and_then(|index| usize::try_from(index).ok()) else {
+            return;
+        };
+        if let Some(pending) = self.pending.get_mut(index).and_then(Option::take) {
+            self.waiting -= 1;
+            pending.settle(verdict);
+        }
+    }
+
+    /// Settles the oldest entry and moves on. Returns whether there was one.
+    fn settle_first(&mut self, verdict: Verdict) -> bool {
+        let Some(slot) = self.pending.pop_front() else { return false };
+        self.settled += 1;
+        if let Some(pending) = slot {
+            self.waiting -= 1;
+            pending.settle(verdict);
+        }
+        true
+    }
+}
+
+impl Pending {
+    fn settle(self, verdict: Verdict) {
+        // Nobody may be waiting any more: the caller dropped its confirm.
+        let _ = self.confirm.send(match (self.returned, verdict) {
+            (Some(message), _) => Err(Error::Unroutable(message)),
+            (None, Verdict::Ack) => Ok(()),
+            (None, Verdict::Nack) => Err(Error::Nacked),
+        });
+    }
+
+    fn fail(self, error: Error) {
+        let _ = self.confirm.send(Err(error));
+    }
+}

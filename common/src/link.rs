@@ -1,0 +1,158 @@
+//! One connection to the broker, from dialling to its loss.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use amqprs::{
+    Close,
+    callbacks::ConnectionCallback,
+    connection::{Connection, OpenConnectionArguments},
+};
+use async_trait::async_trait;
+use tokio::{net::TcpStream, runtime::Handle, time::timeout};
+
+use crate::{ConnectOptions, Error, Result, loss::Loss};
+
+/// A connection that was up at least once.
+pub(crate) struct Link {
+    // An option only so that `drop` can take it.
+    connection: Option<Connection>,
+    pub health: Arc<Health>,
+    runtime: Handle,
+}
+
+/// What a link shares with the channels opened on it; it does not keep the connection alive.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    pub loss: Loss,
+    /// Channels that the broker closed. amqprs never frees their numbers and panics when it runs out at 2,047.
+    pub closed_channels: AtomicU32,
+}
+
+impl Link {
+    /// Dials, within the deadline of the options: name look-up, TCP and AMQP handshake.
+    pub async fn dial(options: &ConnectOptions) -> Result<Self> {
+        let connection = timeout(options.connection_timeout, open(options)).await.unwrap_or_else(|_| {
+            Err(Error::Connect {
+                address: options.address(),
+                reason: format!(
+                    "no answer within {} s; is that RabbitMQ's AMQP port (usually 5672), and no firewall in between?",
+                    options.connection_timeout.as_secs_f32()
+                ),
+            })
+        })?;
+        let health = Arc::new(Health::default());
+        connection.register_callback(Callback(health.clone())).await?;
+        Ok(Self { connection: Some(connection), health, runtime: Handle::current() })
+    }
+
+    /// The connection, for opening a channel on it. `None` only while it is being dropped.
+    pub fn connection(&self) -> Option<Connection> {
+        self.connection.clone()
+    }
+
+    /// How many channel numbers are gone for good.
+    pub fn closed_channels(&self) -> u32 {
+        self.health.closed_channels.load(Ordering::Relaxed)
+    }
+}
+
+/// Dropping the last clone of an open amqprs connection spawns a task, so it must happen inside a runtime.
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        self.connection.take();
+    }
+}
+
+async fn open(options: &ConnectOptions) -> Result<Connection> {
+    let address = reachable_address(options).await.map_err(|error| Error::Connect {
+        address: options.address(),
+        reason: format!("{error}; is RabbitMQ running there? `cargo broker` starts one, --url names another"),
+    })?;
+    let mut arguments = OpenConnectionArguments::new(&address.0, address.1, &options.user, &options.password);
+    arguments.virtual_host(&options.virtual_host).heartbeat(options.heartbeat);
+    arguments.connection_name(&options.name.clone().unwrap_or_else(program_name));
+    Connection::open(&arguments).await.map_err(|error| handshake_error(options, &error.to_string()))
+}
+
+/// The first of the host's addresses that takes a TCP connection, in the form amqprs wants.
+///
+/// The probe tells a port nobody listens on from a broker that turns us away: amqprs's errors do not.
+async fn reachable_address(options: &ConnectOptions) -> io::Result<(String, u16)> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host(options.address()).await? {
+        match TcpStream::connect(address).await {
+            Ok(_) if address.is_ipv6() => return Ok((format!("[{}]", address.ip()), address.port())),
+            Ok(_) => return Ok((address.ip().to_string(), address.port())),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// What the broker said, or what its silence means.
+fn handshake_error(options: &ConnectOptions, error: &str) -> Error {
+    let address = options.address();
+    let ConnectOptions { user, virtual_host, .. } = options;
+    if let Some(words) = broker_words(error) {
+        let check = if words.contains("vhost") {
+            format!(
+                "; check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of `{user}` in it"
+            )
+        } else {
+            format!("; check user `{user}` and its password")
+        };
+        return Error::Refused { address, reason: words + &check };
+    }
+    // Wrong credentials: without a capability that amqprs does not announce, RabbitMQ just closes the socket.
+    if error.contains("peer shutdown") || error.contains("reset by peer") || error.contains("interrupted") {
+        let reason = format!("it closed the connection during the login; check user `{user}` and its password");
+        return Error::Refused { address, reason };
+    }
+    let reason = format!("what answers there does not speak AMQP 0-9-1 ({error}); RabbitMQ's port is usually 5672");
+    Error::Connect { address, reason }
+}
+
+/// The code and text of a `connection.close` that amqprs shows as a debug print of the frame.
+fn broker_words(error: &str) -> Option<String> {
+    let after = |marker: &str| error.split_once(marker).map(|(_, rest)| rest);
+    let code: String = after("reply_code: ")?.chars().take_while(char::is_ascii_digit).collect();
+    let text = after("reply_text: ")?.split_once('"')?.1.split_once('"')?.0;
+    Some(format!("{code} {text}"))
+}
+
+/// The file name of the running program: what a reader of `rabbitmqctl list_connections` recognises.
+fn program_name() -> String {
+    let path = std::env::current_exe().ok();
+    let name = path.as_deref().and_then(|path| path.file_stem()).map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "rust".into())
+}
+
+/// Hears of the connection's end. Its drop is the one signal that comes in every case (amqprs-notes.md, 3).
+struct Callback(Arc<Health>);
+
+impl Drop for Callback {
+    fn drop(&mut self) {
+        self.0.loss.signal(Error::Lost { reason: "the network connection broke, or RabbitMQ stopped".into() });
+    }
+}
+
+#[async_trait]
+impl ConnectionCallback for Callback {
+    async fn close(&mut self, _: &Connection, close: Close) -> Result<(), amqprs::error::Error> {
+        let reason = format!("RabbitMQ closed it: {} {}", close.reply_code(), close.reply_text());
+        self.0.loss.signal(Error::Lost { reason });
+        Ok(())
+    }
+
+    // RabbitMQ sends these only to clients that announce the capability; amqprs does not.
+    async fn blocked(&mut self, _: &Connection, _: String) {}
+    async fn unblocked(&mut self, _: &Connection) {}
+    async fn secret_updated(&mut self, _: &Connection) {}
+}

@@ -1,0 +1,261 @@
+//! One opening of a channel: the raw amqprs channel, its ledger of confirms, and its end.
+
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    time::Duration,
+};
+
+use amqprs::{
+    Ack, BasicProperties, Cancel, CloseChannel, FieldValue, Nack, Return,
+    callbacks::ChannelCallback,
+    channel::{Channel as RawChannel, ConfirmSelectArguments},
+};
+use async_trait::async_trait;
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, MutexGuard},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+};
+
+use crate::{
+    error::{Error, Result, Returned},
+    ledger::{Ledger, Verdict},
+    link::{Health, Link},
+};
+
+/// Carries the number of a mandatory message: the broker returns it without one.
+pub(crate) const NUMBER_HEADER: &str = "x-publish-number";
+
+/// How long a channel that the broker closed lingers before amqprs's dispatcher ends (amqprs-notes.md, 2).
+const LINGER: Duration = Duration::from_millis(20);
+
+pub(crate) struct Opening {
+    // An option only so that `drop` can take it.
+    raw: Option<RawChannel>,
+    pub ledger: Arc<Ledger>,
+    /// Held while numbering and publishing a message, or while settling a delivery: both depend on the order.
+    pub turn: Mutex<Settled>,
+    /// Held, by the task that runs it, during a synchronous call: two at once kill amqprs's dispatcher.
+    calls: Arc<Mutex<()>>,
+    /// Whether a setup chose a prefetch of its own.
+    pub qos_chosen: AtomicBool,
+    /// The last queue declared, which AMQP lets the name "" stand for (`queue.bind`, `basic.consume`).
+    pub last_queue: std::sync::Mutex<String>,
+    timeout: Duration,
+    runtime: Handle,
+}
+
+/// Everything up to this delivery tag was settled at once (`basic.ack` with `multiple`).
+#[derive(Debug, Default)]
+pub(crate) struct Settled(pub u64);
+
+impl Opening {
+    /// Opens a channel on the link. `confirms`: in confirm mode.
+    pub async fn open(link: &Link, confirms: bool, deadline: Duration) -> Result<Arc<Self>> {
+        let lost = || link.health.loss.reason().unwrap_or(Error::Lost { reason: "it is being closed".into() });
+        let Some(connection) = link.connection() else { return Err(lost()) };
+        // In a task of its own: dropping the call half-way would kill amqprs's reader (amqprs-notes.md, 1).
+        let task = tokio::spawn(async move { connection.open_channel(None).await });
+        let raw = tokio::select! {
+            opened = task => match opened {
+                Ok(Ok(raw)) => raw,
+                Ok(Err(_)) | Err(_) => return Err(lost()),
+            },
+            error = link.health.loss.wait() => return Err(error),
+            () = sleep(deadline) => return Err(no_answer("cannot open a channel", deadline)),
+        };
+        let ledger = Arc::new(Ledger::default());
+        let opening = Arc::new(Self {
+            raw: Some(raw.clone()),
+            ledger: ledger.clone(),
+            turn: Mutex::default(),
+            calls: Arc::default(),
+            qos_chosen: AtomicBool::new(false),
+            last_queue: std::sync::Mutex::default(),
+            timeout: deadline,
+            runtime: Handle::current(),
+        });
+        raw.register_callback(Callback { ledger, health: link.health.clone() }).await?;
+        if confirms {
+            let select = |raw: RawChannel| async move { raw.confirm_select(ConfirmSelectArguments::default()).await };
+            opening.call(|| "cannot switch publisher confirms on".into(), select).await?;
+        }
+        Ok(opening)
+    }
+
+    /// The raw channel, for the calls that only send: publish and settle.
+    pub fn raw(&self) -> Result<&RawChannel> {
+        self.raw.as_ref().ok_or(Error::Stale)
+    }
+
+    /// Runs one synchronous call: alone on its channel, within the deadline, ended early by the channel's loss, and
+    /// in a task of its own, so that the caller can be dropped at any point.
+    pub async fn call<T, F, Fut>(&self, doing: impl Fn() -> String, call: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(RawChannel) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, amqprs::error::Error>> + Send + 'static,
+    {
+        let deadline = Instant::now() + self.timeout;
+        let raw = self.raw()?.clone();
+        let turn = tokio::select! {
+            turn = timeout_at(deadline, self.calls.clone().lock_owned()) => turn,
+            error = self.ledger.loss.wait() => return Err(during(&doing, error)),
+        };
+        let Ok(turn) = turn else { return Err(self.discard(&doing)) };
+        let task = self.runtime.spawn(async move {
+            let answer = call(raw).await;
+            drop(turn);
+            answer
+        });
+        tokio::select! {
+            biased;
+            answer = task => match answer {
+                Ok(Ok(answer)) => Ok(answer),
+                // The broker's reason is with the callback, here a moment earlier or later.
+                Ok(Err(_)) | Err(_) => match timeout(LINGER * 50, self.ledger.loss.wait()).await {
+                    Ok(reason) => Err(during(&doing, reason)),
+                    Err(_) => Err(self.discard(&doing)),
+                },
+            },
+            reason = self.ledger.loss.wait() => Err(during(&doing, reason)),
+            () = sleep_until(deadline) => Err(self.discard(&doing)),
+        }
+    }
+
+    /// After a call without an answer the channel cannot be trusted: give it up, its owner opens another.
+    fn discard(&self, doing: &impl Fn() -> String) -> Error {
+        let error = no_answer(&doing(), self.timeout);
+        self.ledger.end(error.clone(), false);
+        error
+    }
+
+    /// Closes the channel in an orderly way; what was published before is flushed. Bounded by the deadline.
+    pub async fn close(&self) {
+        let Ok(raw) = self.raw() else { return };
+        if !self.ledger.loss.is_lost() {
+            let raw = raw.clone();
+            let _turn = timeout(self.timeout, self.calls.lock()).await;
+            let closing = self.runtime.spawn(async move { raw.close().await });
+            let _ = timeout(self.timeout, closing).await;
+        }
+        self.ledger.end(Error::Shutdown("channel"), false);
+    }
+
+    /// Waits for the end of this opening, and tells its reason.
+    pub async fn lost(&self) -> Error {
+        self.ledger.loss.wait().await
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.ledger.loss.is_lost()
+    }
+
+    pub async fn turn(&self) -> MutexGuard<'_, Settled> {
+        self.turn.lock().await
+    }
+}
+
+/// Dropping the last clone of an open amqprs channel spawns a task, so it must happen inside a runtime.
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        self.raw.take();
+    }
+}
+
+fn no_answer(doing: &str, after: Duration) -> Error {
+    Error::Timeout { doing: doing.into(), after, reason: "the connection stands, but RabbitMQ is silent".into() }
+}
+
+/// Puts what was being done in front of the broker's reason.
+fn during(doing: &impl Fn() -> String, error: Error) -> Error {
+    match error {
+        Error::Closed { code, text, .. } => Error::Closed { doing: doing(), code, text },
+        error => error,
+    }
+}
+
+/// Hears what the broker says on this channel. It runs inside amqprs's dispatcher, so it never calls the channel,
+/// and it holds the ledger but not the opening, which it would keep alive.
+struct Callback {
+    ledger: Arc<Ledger>,
+    health: Arc<Health>,
+}
+
+impl Drop for Callback {
+    fn drop(&mut self) {
+        let reason = self.health.loss.reason().unwrap_or(Error::Lost { reason: "the channel ended".into() });
+        self.ledger.end(reason, false);
+    }
+}
+
+#[async_trait]
+impl ChannelCallback for Callback {
+    async fn close(&mut self, _: &RawChannel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
+        self.health.closed_channels.fetch_add(1, Ordering::Relaxed);
+        let (code, text) = (close.reply_code(), close.reply_text().clone());
+        // Class 60, method 40: basic.publish.
+        let refused = (close.class_id(), close.method_id()) == (60, 40);
+        let doing = if refused { "RabbitMQ refused a message" } else { "RabbitMQ closed the channel" };
+        self.ledger.end(Error::Closed { doing: doing.into(), code, text }, refused);
+        // No close-ok, and not at once: else what is still on its way costs the whole connection.
+        sleep(LINGER).await;
+        Err(amqprs::error::Error::ChannelCloseError("closed by RabbitMQ".into()))
+    }
+
+    async fn cancel(&mut self, _: &RawChannel, cancel: Cancel) -> Result<(), amqprs::error::Error> {
+        // The consumer's owner knows the queue and says so; here there is only the tag.
+        self.ledger.end(Error::Cancelled { queue: cancel.consumer_tag().clone() }, false);
+        Ok(())
+    }
+
+    async fn flow(&mut self, _: &RawChannel, active: bool) -> Result<bool, amqprs::error::Error> {
+        Ok(active)
+    }
+
+    async fn publish_ack(&mut self, _: &RawChannel, ack: Ack) {
+        self.ledger.settle(ack.delivery_tag(), ack.mutiple(), Verdict::Ack);
+    }
+
+    async fn publish_nack(&mut self, _: &RawChannel, nack: Nack) {
+        self.ledger.settle(nack.delivery_tag(), nack.multiple(), Verdict::Nack);
+    }
+
+    async fn publish_return(&mut self, _: &RawChannel, ret: Return, properties: BasicProperties, body: Vec<u8>) {
+        let (properties, number) = take_number(properties);
+        let message = Returned {
+            code: ret.reply_code(),
+            text: ret.reply_text().clone(),
+            exchange: ret.exchange().clone(),
+            routing_key: ret.routing_key().clone(),
+            properties,
+            body,
+        };
+        match number {
+            Some(number) => self.ledger.returned(number, message),
+            None => tracing::warn!("a returned message carries no number of ours: {message}"),
+        }
+    }
+}
+
+/// Marks a mandatory message with its number.
+pub(crate) fn put_number(properties: &mut BasicProperties, number: u64) {
+    let (Ok(name), Ok(number)) = (NUMBER_HEADER.try_into(), i64::try_from(number)) else { return };
+    let mut headers = properties.headers().cloned().unwrap_or_default();
+    // Inserting a key twice corrupts the table (amqprs-notes.md, 12).
+    headers.remove(&name);
+    headers.insert(name, FieldValue::l(number));
+    properties.with_headers(headers);
+}
+
+fn take_number(mut properties: BasicProperties) -> (BasicProperties, Option<u64>) {
+    let number = NUMBER_HEADER.try_into().ok().and_then(|name| {
+        let mut headers = properties.headers()?.clone();
+        let FieldValue::l(number) = headers.remove(&name)? else { return None };
+        properties.with_headers(headers);
+        number.try_into().ok()
+    });
+    (properties, number)
+}

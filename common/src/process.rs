@@ -1,0 +1,79 @@
+//! Settling a delivery by what its handler returns.
+
+use std::{fmt::Display, future::Future, panic::AssertUnwindSafe};
+
+use futures_util::FutureExt;
+
+use crate::{Delivery, Message, Result, Settlement};
+
+/// What happens to a delivery whose handler fails. The default drops it (or dead-letters it, if its queue says so).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProcessOptions {
+    /// Put it back into its queue. Default: no.
+    pub requeue: bool,
+    /// But only once: one that comes back already redelivered is rejected for good. Default: no.
+    pub reject_on_redelivered: bool,
+}
+
+/// What a handler decides. `()` is [`Ack`](Outcome::Ack).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done: RabbitMQ forgets the message.
+    Ack,
+    /// Not done, and back to the queue. Does not count towards a quorum queue's delivery limit on RabbitMQ 4.3.
+    Requeue,
+    /// Not to be done: dropped, or dead-lettered.
+    Reject,
+}
+
+impl From<()> for Outcome {
+    fn from((): ()) -> Self {
+        Self::Ack
+    }
+}
+
+impl Delivery {
+    /// Lets `handler` work on the message and settles it by the outcome: `Ok` decides by its value, `Err` or a panic
+    /// rejects according to `options`. The handler gets no means to settle, so nothing is settled twice.
+    ///
+    /// ```no_run
+    /// # async fn example(delivery: common::Delivery) -> common::Result<()> {
+    /// use common::{Error, Outcome, ProcessOptions};
+    ///
+    /// let once_more = ProcessOptions { requeue: true, reject_on_redelivered: true };
+    /// delivery
+    ///     .process(once_more, |message| async move {
+    ///         println!("{}", message.text());
+    ///         Ok::<_, Error>(Outcome::Ack)
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack). The handler's own error is logged, and decides; it is not returned.
+    pub async fn process<F, Fut, O, E>(self, options: ProcessOptions, handler: F) -> Result<Settlement>
+    where
+        F: FnOnce(Message) -> Fut,
+        Fut: Future<Output = Result<O, E>>,
+        O: Into<Outcome>,
+        E: Display,
+    {
+        let (message, receipt) = self.split();
+        let (tag, redelivered) = (message.delivery_tag, message.redelivered);
+        let failure = match AssertUnwindSafe(async { handler(message).await }).catch_unwind().await {
+            Ok(Ok(outcome)) => {
+                return match outcome.into() {
+                    Outcome::Ack => receipt.ack().await,
+                    Outcome::Requeue => receipt.nack(true).await,
+                    Outcome::Reject => receipt.reject(false).await,
+                };
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        tracing::warn!("the handler of delivery {tag} failed: {failure}");
+        receipt.reject(options.requeue && !(options.reject_on_redelivered && redelivered)).await
+    }
+}

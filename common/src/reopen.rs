@@ -1,0 +1,78 @@
+//! What everything that lives on an AMQP channel has in common: it is opened again, for ever, with pauses.
+
+use std::{future::Future, sync::Arc};
+
+use backon::ExponentialBackoff;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Error, Result,
+    manager::{Core, backoff},
+    opening::Opening,
+};
+
+/// Opens one AMQP channel after the other for its owner, until the owner has to close.
+pub(crate) struct Reopen {
+    core: Arc<Core>,
+    closing: CancellationToken,
+    /// For the log.
+    name: String,
+    confirms: bool,
+    pauses: ExponentialBackoff,
+}
+
+impl Reopen {
+    pub fn new(core: Arc<Core>, closing: CancellationToken, name: &str, confirms: bool) -> Self {
+        let pauses = backoff(&core.options);
+        Self { core, closing, name: name.to_owned(), confirms, pauses }
+    }
+
+    /// The next opening, on whatever connection is then alive. `None` when the owner has to close.
+    pub async fn next(&mut self) -> Option<Arc<Opening>> {
+        loop {
+            let link = tokio::select! {
+                biased;
+                () = self.closing.cancelled() => return None,
+                link = self.core.living_link() => link?,
+            };
+            let opened = Opening::open(&link, self.confirms, self.core.options.operation_timeout);
+            match self.unless_closing(opened).await {
+                Ok(opening) => return Some(opening),
+                Err(error) => self.failed(error).await,
+            }
+        }
+    }
+
+    /// A future that ends early when the owner has to close.
+    pub async fn unless_closing<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.closing.cancelled() => Err(Error::Shutdown("channel")),
+            outcome = work => outcome,
+        }
+    }
+
+    /// The opening could not be made ready: says so, and pauses.
+    pub async fn failed(&mut self, error: Error) {
+        if self.closing.is_cancelled() {
+            return;
+        }
+        // A lost connection is reported once, by its supervisor.
+        if error.is_loss() {
+            tracing::debug!("channel `{}`: {error}", self.name);
+        } else {
+            tracing::warn!("channel `{}` cannot be set up: {error}; trying again", self.name);
+        }
+        let pause = self.pauses.next().unwrap_or(self.core.options.reconnect_interval);
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.closing.cancelled() => {}
+        }
+    }
+
+    /// The opening is ready: the next trouble starts with short pauses again.
+    pub fn succeeded(&mut self) {
+        self.pauses = backoff(&self.core.options);
+    }
+}

@@ -1,0 +1,34 @@
+//! What a long-lived channel or consumer needs, as a function that can run again.
+
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+
+use crate::{Error, Result, opening::Opening, topology::topology_calls};
+
+/// One opening of a channel, given to a setup or `subscribe` function to declare on.
+///
+/// It takes amqprs's own argument types. After the opening has ended its calls fail; the function then runs again,
+/// with another one.
+#[derive(Clone)]
+pub struct Setup {
+    opening: Arc<Opening>,
+}
+
+topology_calls!(Setup);
+
+impl Setup {
+    pub(crate) fn new(opening: &Arc<Opening>) -> Self {
+        Self { opening: opening.clone() }
+    }
+
+    async fn opening(&self) -> Result<Arc<Opening>> {
+        Ok(self.opening.clone())
+    }
+}
+
+/// Runs a function of the user's: its panic becomes an error, after its own message on stderr.
+pub(crate) async fn run<T>(function: impl Future<Output = Result<T>>) -> Result<T> {
+    let outcome = AssertUnwindSafe(function).catch_unwind().await;
+    outcome.unwrap_or_else(|_| Err(Error::other("a setup function panicked")))
+}

@@ -1,0 +1,47 @@
+//! Chapter 1, the consumer: prints the messages of the queue `hello` until Ctrl-C.
+//!
+//!     cargo run --bin receive
+
+use amqprs::channel::BasicConsumeArguments;
+use clap::Parser;
+use common::{ConnectionManager, Result, Setup, cli::BrokerArgs, quorum_queue};
+
+/// Prints the messages of the queue `hello` until Ctrl-C.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --bin receive -- --properties")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+
+    /// Print each message's properties too
+    #[arg(long)]
+    properties: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("receive").await?;
+
+    let mut messages = channel.consume(subscribe).await?;
+    println!(" [*] Waiting for messages. To exit press CTRL+C");
+
+    while let Some(message) = messages.next().await? {
+        println!(" [x] Received {}", message.text());
+        if args.properties {
+            println!("{}", message.info());
+        }
+    }
+    Ok(())
+}
+
+/// Declares the queue and says what to consume. Runs again after every loss of the connection.
+async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+    channel.queue_declare(quorum_queue("hello")).await?;
+
+    // Acknowledged as soon as it is sent to us; chapter 2 shows what that costs.
+    Ok(BasicConsumeArguments::new("hello", "").auto_ack(true).finish())
+}

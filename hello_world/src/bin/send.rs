@@ -1,0 +1,35 @@
+//! Chapter 1, the producer: puts one message into the queue `hello`, and ends.
+//!
+//!     cargo run --bin send
+
+use amqprs::{BasicProperties, channel::BasicPublishArguments};
+use clap::Parser;
+use common::{ConnectionManager, Result, cli::BrokerArgs, quorum_queue};
+
+/// Sends "Hello World!" to the queue `hello`.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --bin send")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("send").await?;
+
+    // A message to a queue that does not exist is dropped. Declaring twice does no harm, so both sides declare:
+    // whoever starts first creates the queue.
+    channel.queue_declare(quorum_queue("hello")).await?;
+
+    // The empty name is the default exchange: it takes the routing key for the name of a queue.
+    let to = BasicPublishArguments::new("", "hello");
+    channel.publish(to, BasicProperties::default(), "Hello World!").await?;
+    println!(" [x] Sent 'Hello World!'");
+
+    connections.close_all().await
+}

@@ -1,0 +1,44 @@
+//! Chapter 4, the producer: publishes one log message under a severity, and ends.
+//!
+//!     cargo run --bin emit_log_direct -- error Run. Run. Or it will explode.
+
+use amqprs::{
+    BasicProperties,
+    channel::{BasicPublishArguments, ExchangeDeclareArguments},
+};
+use clap::Parser;
+use common::{ConnectionManager, Result, cli::BrokerArgs};
+
+/// Publishes a log message to the receivers of its severity.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --bin emit_log_direct -- error Run. Run. Or it will explode.")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+
+    /// The routing key, such as info, warning or error
+    #[arg(default_value = "info")]
+    severity: String,
+
+    /// The message
+    #[arg(default_value = "Hello World!")]
+    words: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+    let (severity, message) = (args.severity, args.words.join(" "));
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("emit_log_direct").await?;
+    channel.exchange_declare(ExchangeDeclareArguments::new("direct_logs", "direct")).await?;
+
+    // A direct exchange hands the message to the queues bound with exactly this key.
+    let to = BasicPublishArguments::new("direct_logs", &severity);
+    channel.publish(to, BasicProperties::default(), message.as_str()).await?;
+    println!(" [x] Sent {severity}:{message}");
+
+    connections.close_all().await
+}

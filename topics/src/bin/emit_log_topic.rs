@@ -1,0 +1,44 @@
+//! Chapter 5, the producer: publishes one log message under a key of dotted words, and ends.
+//!
+//!     cargo run --bin emit_log_topic -- kern.critical A critical kernel error
+
+use amqprs::{
+    BasicProperties,
+    channel::{BasicPublishArguments, ExchangeDeclareArguments},
+};
+use clap::Parser;
+use common::{ConnectionManager, Result, cli::BrokerArgs};
+
+/// Publishes a log message to the receivers whose binding key fits its routing key.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --bin emit_log_topic -- kern.critical A critical kernel error")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+
+    /// The routing key: words with dots between them, such as kern.critical
+    #[arg(default_value = "anonymous.info")]
+    key: String,
+
+    /// The message
+    #[arg(default_value = "Hello World!")]
+    words: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+    let (key, message) = (args.key, args.words.join(" "));
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("emit_log_topic").await?;
+    channel.exchange_declare(ExchangeDeclareArguments::new("topic_logs", "topic")).await?;
+
+    // A topic exchange compares the key, word by word, with the binding keys.
+    let to = BasicPublishArguments::new("topic_logs", &key);
+    channel.publish(to, BasicProperties::default(), message.as_str()).await?;
+    println!(" [x] Sent {key}:{message}");
+
+    connections.close_all().await
+}

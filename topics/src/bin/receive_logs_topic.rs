@@ -1,0 +1,49 @@
+//! Chapter 5, the consumer: prints the log messages whose key fits one of its binding keys, until Ctrl-C.
+//!
+//!     cargo run --bin receive_logs_topic -- "kern.*" "*.critical"
+
+use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments};
+use clap::Parser;
+use common::{ConnectionManager, Result, Setup, cli::BrokerArgs};
+
+/// Prints the log messages that fit some binding keys until Ctrl-C.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --bin receive_logs_topic -- \"kern.*\" \"*.critical\" (with the quotes)")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+
+    /// What to print: `*` stands for one word, `#` for any number
+    #[arg(required = true, value_name = "BINDING_KEY")]
+    binding_keys: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("receive_logs_topic").await?;
+
+    let mut logs = channel.consume_with(args.binding_keys, subscribe).await?;
+    println!(" [*] Waiting for logs. To exit press CTRL+C");
+
+    while let Some(log) = logs.next().await? {
+        println!(" [x] {}:{}", log.routing_key, log.text());
+    }
+    Ok(())
+}
+
+/// Binds a fresh queue, once for each binding key. Runs again after every loss of the connection.
+async fn subscribe(channel: Setup, binding_keys: Vec<String>) -> Result<BasicConsumeArguments> {
+    channel.exchange_declare(ExchangeDeclareArguments::new("topic_logs", "topic")).await?;
+    let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
+
+    // A message that fits several of the keys still comes once: they lead to the same queue.
+    for binding_key in &binding_keys {
+        channel.queue_bind(QueueBindArguments::new(&queue.name, "topic_logs", binding_key)).await?;
+    }
+
+    Ok(BasicConsumeArguments::new(&queue.name, "").auto_ack(true).finish())
+}
