@@ -1,17 +1,8 @@
 //! A named channel: opened, prepared and opened again for as long as it is wanted.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use amqprs::{
-    BasicProperties,
-    channel::{BasicGetArguments, BasicPublishArguments},
-};
+use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -23,16 +14,12 @@ use crate::{
     Delivery, Error, Result, Setup,
     consumer::{self, Consumer},
     manager::{Core, ManagerHandle},
-    opening::{Opening, put_number},
+    opening::Opening,
+    publish::MOST_BYTES_IN_FLIGHT,
     reopen::Reopen,
     setup::run,
     topology::{check_name, topology_calls},
 };
-
-/// What may be in flight on one channel, sent and not confirmed: so many bytes, and no more messages than fit when
-/// each counts at least [`LEAST_WEIGHT`] (8,192). Past that, publishing waits.
-const MOST_BYTES_IN_FLIGHT: usize = 16 << 20;
-const LEAST_WEIGHT: usize = 2 << 10;
 
 /// A channel: declares, publishes, consumes and gets. Cheap to clone; all clones are the same channel.
 ///
@@ -43,18 +30,18 @@ const LEAST_WEIGHT: usize = 2 << 10;
 /// timeout for its deadline.
 #[derive(Clone)]
 pub struct Channel {
-    core: Arc<ChannelCore>,
+    pub(crate) core: Arc<ChannelCore>,
     manager: Arc<ManagerHandle>,
 }
 
 pub(crate) struct ChannelCore {
     name: String,
-    core: Arc<Core>,
+    pub core: Arc<Core>,
     state: watch::Sender<ChannelState>,
     steps: mpsc::UnboundedSender<NewStep>,
     closing: CancellationToken,
     /// Shares of what may be in flight, in bytes.
-    shares: Arc<Semaphore>,
+    pub shares: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
@@ -116,65 +103,6 @@ impl Channel {
         }
     }
 
-    /// Publishes a message and waits until the broker has taken responsibility for it
-    /// ([publisher confirms](https://www.rabbitmq.com/docs/confirms#publisher-confirms)).
-    ///
-    /// While the connection is down it waits for it. With `mandatory`, a message that no queue is bound for is an
-    /// error; without, the broker drops it and confirms.
-    ///
-    /// # Errors
-    /// - [`Unroutable`](Error::Unroutable): mandatory, and no queue took it.
-    /// - [`Nacked`](Error::Nacked): the broker refused it.
-    /// - [`Closed`](Error::Closed): the broker closed the channel because of it, as it does when there is no such exchange.
-    /// - [`Unconfirmed`](Error::Unconfirmed): sent, but the confirm was lost with the connection or did not come in time.
-    /// - [`Timeout`](Error::Timeout), [`Lost`](Error::Lost), [`Shutdown`](Error::Shutdown), [`Invalid`](Error::Invalid): not sent.
-    pub async fn publish(
-        &self,
-        arguments: BasicPublishArguments,
-        properties: BasicProperties,
-        body: impl Into<Vec<u8>>,
-    ) -> Result<()> {
-        self.enqueue(arguments, properties, body).await?.await
-    }
-
-    /// Hands a message to the connection and returns at once with its [`Confirm`], so that many can be on their way.
-    /// Waits only while the connection is down, or while 8,192 messages or 16 MiB are unconfirmed on this channel.
-    ///
-    /// ```no_run
-    /// # use amqprs::{BasicProperties, channel::BasicPublishArguments};
-    /// # async fn example(channel: common::Channel) -> common::Result<()> {
-    /// let mut confirms = Vec::new();
-    /// for number in 0..1_000 {
-    ///     let to = BasicPublishArguments::new("", "hello");
-    ///     confirms.push(channel.enqueue(to, BasicProperties::default(), number.to_string()).await?);
-    /// }
-    /// for confirm in confirms {
-    ///     confirm.await?;
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`publish`](Self::publish); what concerns the broker's answer comes from the [`Confirm`].
-    pub async fn enqueue(
-        &self,
-        arguments: BasicPublishArguments,
-        properties: BasicProperties,
-        body: impl Into<Vec<u8>>,
-    ) -> Result<Confirm> {
-        check_name("exchange name", &arguments.exchange)?;
-        check_name("routing key", &arguments.routing_key)?;
-        if arguments.immediate {
-            return Err(Error::Invalid("RabbitMQ does not know `immediate` and would close the connection".into()));
-        }
-        let core = &self.core;
-        let enqueue = core.enqueue(arguments, properties, body.into());
-        timeout_at(core.core.deadline(), enqueue)
-            .await
-            .unwrap_or_else(|_| Err(core.timed_out("cannot publish: nothing was sent")))
-    }
-
     /// Starts consuming, on an AMQP channel of its own. `subscribe` declares what it needs and says what to consume;
     /// it runs now, and again each time the consumer has to be opened anew.
     ///
@@ -204,7 +132,7 @@ impl Channel {
     pub async fn consume<F, Fut>(&self, subscribe: F) -> Result<Consumer>
     where
         F: Fn(Setup) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<amqprs::channel::BasicConsumeArguments>> + Send + 'static,
+        Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
         let subscribe = Box::new(move |setup| -> BoxFuture<'static, _> { Box::pin(subscribe(setup)) });
         consumer::start(self.manager.clone(), self.name(), subscribe).await
@@ -218,7 +146,7 @@ impl Channel {
     where
         T: Clone + Send + Sync + 'static,
         F: Fn(Setup, T) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<amqprs::channel::BasicConsumeArguments>> + Send + 'static,
+        Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
         self.consume(move |setup| subscribe(setup, value.clone())).await
     }
@@ -284,7 +212,7 @@ impl ChannelCore {
     }
 
     /// Waits for a living opening.
-    async fn opening(&self) -> Result<Arc<Opening>> {
+    pub async fn opening(&self) -> Result<Arc<Opening>> {
         let mut state = self.state.subscribe();
         loop {
             if self.closing.is_cancelled() {
@@ -301,7 +229,7 @@ impl ChannelCore {
         }
     }
 
-    fn timed_out(&self, doing: &str) -> Error {
+    pub fn timed_out(&self, doing: &str) -> Error {
         match &*self.state.borrow() {
             ChannelState::Opening(Some(error)) => Error::Timeout {
                 doing: doing.into(),
@@ -310,69 +238,6 @@ impl ChannelCore {
             },
             _ => self.core.timed_out(doing),
         }
-    }
-
-    async fn enqueue(
-        &self,
-        arguments: BasicPublishArguments,
-        mut properties: BasicProperties,
-        body: Vec<u8>,
-    ) -> Result<Confirm> {
-        let weight = (body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
-        let share = self.shares.clone().acquire_many_owned(weight).await;
-        let mut share = share.map_err(|_| Error::Shutdown("channel"))?;
-        loop {
-            let opening = self.opening().await?;
-            let raw = opening.raw()?;
-            // One critical section: the broker numbers messages in the order in which they arrive.
-            let _turn = opening.turn().await;
-            let (number, receiver) = match opening.ledger.register(share) {
-                Ok(registered) => registered,
-                Err(returned) => {
-                    share = returned;
-                    continue;
-                }
-            };
-            // Dropped before the message is queued, this future must leave no gap in the numbers.
-            let unsent = TakeBack { opening: &opening, number };
-            if arguments.mandatory {
-                put_number(&mut properties, number);
-            }
-            // The body is gone with a failure, so there is no second try here; the caller knows it was not sent.
-            let sent = raw.basic_publish(properties, body, arguments).await;
-            if let Err(error) = sent {
-                drop(unsent);
-                return Err(opening.ledger.loss.reason().unwrap_or_else(|| error.into()));
-            }
-            std::mem::forget(unsent);
-            return Ok(Confirm(receiver));
-        }
-    }
-}
-
-struct TakeBack<'a> {
-    opening: &'a Opening,
-    number: u64,
-}
-
-impl Drop for TakeBack<'_> {
-    fn drop(&mut self) {
-        self.opening.ledger.take_back(self.number);
-    }
-}
-
-/// The broker's answer to one published message: resolves when it has taken responsibility, or with the reason
-/// why not. Dropping it changes nothing about the message.
-#[must_use = "a message is safe only when its confirm has come"]
-#[derive(Debug)]
-pub struct Confirm(oneshot::Receiver<Result<()>>);
-
-impl Future for Confirm {
-    type Output = Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(Pin::new(&mut self.0).poll(context));
-        Poll::Ready(answer.unwrap_or_else(|_| Err(Error::Unconfirmed { reason: "the channel has ended".into() })))
     }
 }
 

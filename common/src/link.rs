@@ -14,7 +14,12 @@ use amqprs::{
     connection::{Connection, OpenConnectionArguments},
 };
 use async_trait::async_trait;
-use tokio::{net::TcpStream, runtime::Handle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime::Handle,
+    time::timeout,
+};
 
 use crate::{ConnectOptions, Error, Result, loss::Loss};
 
@@ -78,7 +83,10 @@ async fn open(options: &ConnectOptions) -> Result<Connection> {
     let mut arguments = OpenConnectionArguments::new(&address.0, address.1, &options.user, &options.password);
     arguments.virtual_host(&options.virtual_host).heartbeat(options.heartbeat);
     arguments.connection_name(&options.name.clone().unwrap_or_else(program_name));
-    Connection::open(&arguments).await.map_err(|error| handshake_error(options, &error.to_string()))
+    match Connection::open(&arguments).await {
+        Ok(connection) => Ok(connection),
+        Err(error) => Err(handshake_error(options, &address, &error.to_string()).await),
+    }
 }
 
 /// The first of the host's addresses that takes a TCP connection, in the form amqprs wants.
@@ -97,26 +105,45 @@ async fn reachable_address(options: &ConnectOptions) -> io::Result<(String, u16)
 }
 
 /// What the broker said, or what its silence means.
-fn handshake_error(options: &ConnectOptions, error: &str) -> Error {
+async fn handshake_error(options: &ConnectOptions, (host, port): &(String, u16), error: &str) -> Error {
     let address = options.address();
     let ConnectOptions { user, virtual_host, .. } = options;
     if let Some(words) = broker_words(error) {
         let check = if words.contains("vhost") {
             format!(
-                "; check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of `{user}` in it"
+                "check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of `{user}` in it"
             )
         } else {
-            format!("; check user `{user}` and its password")
+            format!("check user `{user}` and its password")
         };
-        return Error::Refused { address, reason: words + &check };
+        return Error::Refused { address, reason: format!("{words}; {check}") };
     }
-    // Wrong credentials: without a capability that amqprs does not announce, RabbitMQ just closes the socket.
-    if error.contains("peer shutdown") || error.contains("reset by peer") || error.contains("interrupted") {
-        let reason = format!("it closed the connection during the login; check user `{user}` and its password");
-        return Error::Refused { address, reason };
+    match greeting(&format!("{host}:{port}")).await.unwrap_or_default().as_slice() {
+        // A method frame on channel 0: it speaks AMQP. To wrong credentials RabbitMQ says nothing, it closes the socket,
+        // because amqprs does not announce the capability to be told.
+        [1, 0, 0, ..] => {
+            let reason = format!("it closed the connection during the login; check user `{user}` and its password");
+            Error::Refused { address, reason }
+        }
+        [b'H', b'T', b'T', b'P', ..] => not_amqp(address, "a web server answers there"),
+        // A TLS alert.
+        [21, 3, ..] => not_amqp(address, "it expects TLS there"),
+        _ => not_amqp(address, &format!("what answers there does not speak AMQP 0-9-1 ({error})")),
     }
-    let reason = format!("what answers there does not speak AMQP 0-9-1 ({error}); RabbitMQ's port is usually 5672");
-    Error::Connect { address, reason }
+}
+
+fn not_amqp(address: String, seen: &str) -> Error {
+    Error::Connect { address, reason: format!("{seen}; RabbitMQ's AMQP port is usually 5672") }
+}
+
+/// The first bytes that a port answers to AMQP's protocol header (AMQP 0-9-1, section 4.2.2).
+async fn greeting(address: &str) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"AMQP\0\0\x09\x01").await?;
+    let mut first = vec![0; 8];
+    let length = stream.read(&mut first).await?;
+    first.truncate(length);
+    Ok(first)
 }
 
 /// The code and text of a `connection.close` that amqprs shows as a debug print of the frame.

@@ -141,7 +141,10 @@ impl FromStr for ConnectOptions {
                 "the URL of RabbitMQ is malformed: {reason}; it looks like amqp://user:password@localhost:5672/virtual-host"
             ))
         };
-        let url = Url::parse(text).map_err(|error| malformed(&error.to_string()))?;
+        let url = Url::parse(text).map_err(|error| match error {
+            url::ParseError::RelativeUrlWithoutBase => malformed("it must begin with amqp://"),
+            error => malformed(&error.to_string()),
+        })?;
         match url.scheme() {
             "amqp" => {}
             "amqps" => return Err(malformed("TLS (amqps) is not supported yet")),
@@ -238,7 +241,7 @@ mod tests {
     fn what_is_wrong_is_said_without_the_password() {
         for (url, word) in [
             ("localhost:5672", "begin with amqp://"),
-            ("", "relative"),
+            ("", "begin with amqp://"),
             ("http://u:s3cret@host", "begin with amqp://"),
             ("amqps://u:s3cret@host", "TLS"),
             ("amqp://u:s3cret@host:99999", "port"),
