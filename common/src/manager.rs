@@ -145,8 +145,8 @@ impl ConnectionManager {
             let mut channels = self.handle.channels.lock().unwrap_or_else(PoisonError::into_inner);
             channels.drain().map(|(_, channel)| channel).collect()
         };
-        // Every step of the tasks is bounded, so this only guards against a peer that has stopped reading.
-        let patience = core.options.operation_timeout * 2;
+        // Every step of the tasks is bounded: the confirms, closing a channel, closing the connection.
+        let patience = core.options.operation_timeout * 3;
         let unconfirmed = timeout(patience, async {
             let mut unconfirmed = 0;
             for channel in channels {
@@ -156,14 +156,20 @@ impl ConnectionManager {
             core.tasks.wait().await;
             unconfirmed
         })
-        .await
-        .unwrap_or_default();
+        .await;
         core.stop.cancel();
         core.supervisor.close();
-        let _ = timeout(patience, core.supervisor.wait()).await;
-        match unconfirmed {
-            0 => Ok(()),
-            count => Err(Error::Unconfirmed { reason: format!("the connection was closed with {count} unconfirmed") }),
+        let ended = timeout(patience, core.supervisor.wait()).await;
+        match (unconfirmed, ended) {
+            (Ok(0), Ok(())) => Ok(()),
+            (Ok(count @ 1..), _) => {
+                Err(Error::Unconfirmed { reason: format!("the connection was closed with {count} unconfirmed") })
+            }
+            _ => Err(Error::Timeout {
+                doing: "cannot close the connection in an orderly way".into(),
+                after: patience,
+                reason: "RabbitMQ is silent".into(),
+            }),
         }
     }
 }

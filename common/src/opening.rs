@@ -135,9 +135,11 @@ impl Opening {
     pub async fn close(&self) {
         let Ok(raw) = self.raw() else { return };
         if !self.ledger.loss.is_lost() {
-            let raw = raw.clone();
-            let _turn = timeout(self.timeout, self.calls.lock()).await;
-            let closing = self.runtime.spawn(async move { raw.close().await });
+            let (raw, calls) = (raw.clone(), self.calls.clone());
+            let closing = self.runtime.spawn(async move {
+                let _turn = calls.lock().await;
+                raw.close().await
+            });
             let _ = timeout(self.timeout, closing).await;
         }
         self.ledger.end(Error::Shutdown("channel"), false);

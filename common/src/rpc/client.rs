@@ -11,7 +11,7 @@ use amqprs::{
     channel::{BasicConsumeArguments, BasicPublishArguments, QueueDeclareArguments},
 };
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot},
     time::timeout,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -40,19 +40,24 @@ use crate::{Channel, Consumer, Delivery, Error, Message, Result, Setup};
 pub struct RpcClient {
     channel: Channel,
     calls: Arc<Calls>,
-    reply_queue: watch::Receiver<Option<String>>,
     _stop: DropGuard,
 }
 
 /// The calls on their way.
 #[derive(Default)]
-struct Calls(Mutex<Pending>);
+struct Calls {
+    pending: Mutex<Pending>,
+    /// Told when there is another reply queue.
+    renewed: Notify,
+}
 
 #[derive(Default)]
 struct Pending {
     /// Where replies come to at present; calls made for an earlier queue have failed.
     reply_queue: Option<String>,
     waiting: HashMap<String, oneshot::Sender<Result<Message>>>,
+    /// Why there will never be another reply.
+    ended: Option<Error>,
 }
 
 impl RpcClient {
@@ -64,10 +69,9 @@ impl RpcClient {
     pub async fn new(channel: &Channel) -> Result<Self> {
         let consumer = channel.consume(reply_queue).await?;
         let calls = Arc::new(Calls::default());
-        let reply_queue = consumer.queue_changes();
         let stop = CancellationToken::new();
         tokio::spawn(receive_replies(consumer, calls.clone(), stop.clone()));
-        Ok(Self { channel: channel.clone(), calls, reply_queue, _stop: stop.drop_guard() })
+        Ok(Self { channel: channel.clone(), calls, _stop: stop.drop_guard() })
     }
 
     /// Sends a request to the queue of that name and waits for its reply.
@@ -90,6 +94,11 @@ impl RpcClient {
                 reason: "is a server running, and not too busy?".into(),
             })
         })
+    }
+
+    /// How many calls are waiting for their reply.
+    pub fn pending(&self) -> usize {
+        self.calls.lock().waiting.len()
     }
 
     async fn exchange(&self, queue: &str, body: Vec<u8>, patience: Duration) -> Result<Message> {
@@ -121,11 +130,14 @@ impl RpcClient {
     /// A new call, as soon as there is a reply queue.
     async fn register(&self) -> Result<Call<'_>> {
         let id = Uuid::new_v4().to_string();
-        let mut changes = self.reply_queue.clone();
         loop {
-            changes.borrow_and_update();
+            // Listens before it looks.
+            let renewed = self.calls.renewed.notified();
             {
                 let mut pending = self.calls.lock();
+                if let Some(reason) = &pending.ended {
+                    return Err(reason.clone());
+                }
                 if let Some(reply_queue) = pending.reply_queue.clone() {
                     let (sender, reply) = oneshot::channel();
                     pending.waiting.insert(id.clone(), sender);
@@ -133,7 +145,7 @@ impl RpcClient {
                     return Ok(Call { id, reply_queue, reply, guard });
                 }
             }
-            changes.changed().await.map_err(|_| Error::Shutdown("RPC client"))?;
+            renewed.await;
         }
     }
 }
@@ -159,7 +171,7 @@ impl Drop for Forget<'_> {
 
 impl Calls {
     fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn answer(&self, reply: Delivery) {
@@ -180,8 +192,22 @@ impl Calls {
             return;
         }
         pending.reply_queue = reply_queue;
-        for (_, caller) in pending.waiting.drain() {
-            let _ = caller.send(Err(Error::Lost { reason: "the reply queue went with it".into() }));
+        pending.fail_all(&Error::Lost { reason: "the reply queue went with it".into() });
+        self.renewed.notify_waiters();
+    }
+
+    fn end(&self, reason: Error) {
+        let mut pending = self.lock();
+        pending.fail_all(&reason);
+        pending.ended = Some(reason);
+        self.renewed.notify_waiters();
+    }
+}
+
+impl Pending {
+    fn fail_all(&mut self, reason: &Error) {
+        for (_, caller) in self.waiting.drain() {
+            let _ = caller.send(Err(reason.clone()));
         }
     }
 }
@@ -205,9 +231,5 @@ async fn receive_replies(mut consumer: Consumer, calls: Arc<Calls>, stop: Cancel
             }
         }
     };
-    let mut pending = calls.lock();
-    pending.reply_queue = None;
-    for (_, caller) in pending.waiting.drain() {
-        let _ = caller.send(Err(reason.clone()));
-    }
+    calls.end(reason);
 }

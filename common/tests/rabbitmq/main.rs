@@ -1,0 +1,115 @@
+//! What `common` promises, against a real RabbitMQ: one broker for all, a virtual host for each test.
+
+mod consuming;
+mod dangers;
+mod managing;
+mod publishing;
+mod rpc;
+mod settling;
+
+use std::time::Duration;
+
+use amqprs::{
+    BasicProperties, FieldTable,
+    channel::{BasicConsumeArguments, BasicGetArguments, BasicPublishArguments, QueueDeclareArguments},
+};
+use anyhow::{Context, Result, ensure};
+use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Delivery};
+use testbed::{Broker, VirtualHost};
+use tokio::time::timeout;
+
+/// A virtual host of the test's own, and a manager connected to it.
+struct Bench {
+    host: VirtualHost<'static>,
+    connections: ConnectionManager,
+}
+
+impl Bench {
+    async fn new() -> Result<Self> {
+        Self::with(|options| options).await
+    }
+
+    async fn with(change: impl FnOnce(ConnectOptions) -> ConnectOptions) -> Result<Self> {
+        let host = Broker::shared().await?.virtual_host().await?;
+        let options = change(host.url().parse::<ConnectOptions>()?);
+        Ok(Self { connections: ConnectionManager::new(options), host })
+    }
+
+    async fn channel(&self) -> Result<Channel> {
+        Ok(self.connections.channel("test").await?)
+    }
+
+    /// The broker's names for this test's connections; another name is another connection.
+    async fn connection_names(&self) -> Result<Vec<String>> {
+        let connections = self.host.connections().await?;
+        Ok(connections.iter().map(|connection| connection["name"].to_string()).collect())
+    }
+
+    /// How many channels this test's connections have.
+    async fn channels(&self) -> Result<u64> {
+        let user = self.host.name();
+        let listed = self.host.broker().rabbitmqctl(&["-q", "list_channels", "user"]).await?;
+        Ok(listed.lines().filter(|line| line.trim() == user).count() as u64)
+    }
+}
+
+/// A classic queue, the fastest to declare.
+fn queue(name: &str) -> QueueDeclareArguments {
+    QueueDeclareArguments::durable_client_named(name)
+}
+
+fn to(queue: &str) -> BasicPublishArguments {
+    BasicPublishArguments::new("", queue)
+}
+
+fn plain() -> BasicProperties {
+    BasicProperties::default()
+}
+
+fn table(entries: &[(&str, amqprs::FieldValue)]) -> Result<FieldTable> {
+    let mut table = FieldTable::new();
+    for (key, value) in entries {
+        table.insert((*key).try_into()?, value.clone());
+    }
+    Ok(table)
+}
+
+/// Declares a queue with these messages in it.
+async fn filled(channel: &Channel, name: &str, bodies: impl IntoIterator<Item = String>) -> Result<()> {
+    channel.queue_declare(queue(name)).await?;
+    let mut confirms = Vec::new();
+    for body in bodies {
+        confirms.push(channel.enqueue(to(name), plain(), body).await?);
+    }
+    for confirm in confirms {
+        confirm.await?;
+    }
+    Ok(())
+}
+
+async fn consume(channel: &Channel, name: &'static str, auto_ack: bool) -> Result<Consumer> {
+    let subscribe = move |channel: common::Setup| async move {
+        channel.queue_declare(queue(name)).await?;
+        Ok(BasicConsumeArguments::new(name, "").auto_ack(auto_ack).finish())
+    };
+    Ok(channel.consume(subscribe).await?)
+}
+
+/// The next delivery, which has to come.
+async fn next(consumer: &mut Consumer) -> Result<Delivery> {
+    timeout(Duration::from_secs(20), consumer.next()).await.context("no delivery came")??.context("the stream ended")
+}
+
+/// The next message of a queue, which has to be this one; it is acknowledged.
+async fn expect_in(channel: &Channel, name: &str, body: &str) -> Result<()> {
+    let message = channel.get(BasicGetArguments::new(name)).await?.context("the queue is empty")?;
+    ensure!(message.text() == body, "expected {body:?}, got {:?}", message.text());
+    message.ack().await?;
+    Ok(())
+}
+
+async fn expect_empty(channel: &Channel, name: &str) -> Result<()> {
+    let message = channel.get(BasicGetArguments::new(name)).await?;
+    ensure!(message.is_none(), "the queue `{name}` is not empty");
+    Ok(())
+}

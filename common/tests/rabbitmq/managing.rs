@@ -1,0 +1,195 @@
+//! One connection, named channels, setups and the end.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use amqprs::channel::{ExchangeDeclareArguments, QueueDeclareArguments};
+use anyhow::{Context, Result, ensure};
+use common::{ConnectOptions, ConnectionManager, Error};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::{Bench, expect_in, plain, queue, to};
+
+#[tokio::test]
+async fn a_manager_that_is_never_used_dials_nothing() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("amqp://127.0.0.1:{}", listener.local_addr()?.port());
+    let connections = ConnectionManager::new(url.parse()?);
+    connections.close_all().await?;
+    let dialled = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+    ensure!(dialled.is_err(), "it dialled");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_tasks_at_once_get_one_connection_and_one_channel() -> Result<()> {
+    let bench = Bench::new().await?;
+    let mut tasks = JoinSet::new();
+    for number in 0..50 {
+        let connections = bench.connections.clone();
+        tasks.spawn(async move {
+            let channel = connections.channel("shared").await?;
+            channel.queue_declare(queue(&format!("q{number}"))).await
+        });
+    }
+    for outcome in tasks.join_all().await {
+        outcome?;
+    }
+    ensure!(bench.connection_names().await?.len() == 1, "more than one connection");
+    ensure!(bench.channels().await? == 1, "more than one channel");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_closed_channel_is_opened_anew_when_asked_for() -> Result<()> {
+    let bench = Bench::new().await?;
+    let first = bench.channel().await?;
+    first.queue_declare(queue("q")).await?;
+    first.close().await?;
+    ensure!(
+        matches!(first.publish(to("q"), plain(), "x").await, Err(Error::Shutdown(_))),
+        "a closed channel publishes"
+    );
+    let second = bench.channel().await?;
+    second.publish(to("q"), plain(), "y").await?;
+    expect_in(&second, "q", "y").await
+}
+
+#[tokio::test]
+async fn errors_have_the_brokers_own_words_and_the_channel_goes_on() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    channel.queue_declare(queue("q")).await?;
+    for _ in 0..3 {
+        let error = channel.queue_declare(QueueDeclareArguments::new("q")).await.expect_err("another declaration");
+        let text = error.to_string();
+        ensure!(
+            text.contains("cannot declare queue `q`: 406 PRECONDITION_FAILED - inequivalent arg 'durable'"),
+            "{text}"
+        );
+        ensure!(matches!(error, Error::Closed { code: 406, .. }), "{text}");
+
+        let missing = QueueDeclareArguments::new("missing").passive(true).finish();
+        let error = channel.queue_declare(missing).await.expect_err("a passive declaration");
+        ensure!(error.to_string().contains("404 NOT_FOUND - no queue 'missing'"), "{error}");
+    }
+    ensure!(bench.connection_names().await?.len() == 1, "the connection changed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn setup_steps_run_in_order_at_each_opening_and_a_failed_first_run_is_not_kept() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    for step in ["first", "second"] {
+        let ran = ran.clone();
+        let run = move |_| {
+            ran.lock().expect("no panic").push(step);
+            async { Ok(()) }
+        };
+        channel.setup(run).await?;
+    }
+    let failing = |_| async { Err(Error::other("not today")) };
+    let error = channel.setup(failing).await.expect_err("the step's own error");
+    ensure!(error.to_string() == "not today", "{error}");
+    let panicking = |_| async { panic!("a panic of the test's") };
+    ensure!(channel.setup(panicking).await.is_err(), "a panic is an error");
+
+    // The broker closes the channel; the next call finds it open again.
+    channel.queue_declare(QueueDeclareArguments::new("missing").passive(true).finish()).await.expect_err("404");
+    channel.queue_declare(queue("q")).await?;
+    let ran = ran.lock().expect("no panic").clone();
+    ensure!(ran == ["first", "second", "first", "second"], "{ran:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_setup_declares_is_there_again_when_the_channel_is() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let declare = |channel: common::Setup| async move {
+        channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await
+    };
+    channel.setup(declare).await?;
+    channel.exchange_delete(amqprs::channel::ExchangeDeleteArguments::new("logs")).await?;
+    channel.queue_declare(QueueDeclareArguments::new("missing").passive(true).finish()).await.expect_err("404");
+    channel.publish(amqprs::channel::BasicPublishArguments::new("logs", ""), plain(), "x").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn close_all_twice_and_at_once_is_one_end() -> Result<()> {
+    let bench = Bench::new().await?;
+    bench.channel().await?;
+    let (one, other) = tokio::join!(bench.connections.close_all(), bench.connections.close_all());
+    one.and(other)?;
+    bench.connections.close_all().await?;
+    gone(&bench.host).await?;
+    let error = bench.connections.channel("later").await.err().context("a channel after the end")?;
+    ensure!(matches!(error, Error::Shutdown(_)), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_ends_the_connection() -> Result<()> {
+    let Bench { host, connections } = Bench::new().await?;
+    let channel = connections.channel("kept").await?;
+    drop(connections);
+    // A channel holds its manager.
+    channel.queue_declare(queue("q")).await?;
+    ensure!(host.connections().await?.len() == 1, "the connection ended too early");
+    drop(channel);
+    gone(&host).await
+}
+
+/// The broker's list follows the connection's end by a moment.
+async fn gone(host: &testbed::VirtualHost<'_>) -> Result<()> {
+    let since = Instant::now();
+    while !host.connections().await?.is_empty() {
+        ensure!(since.elapsed() < Duration::from_secs(10), "the connection is still open");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_first_connection_fails_at_once_or_is_waited_for() -> Result<()> {
+    // A port that was free a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
+    let url = format!("amqp://127.0.0.1:{port}");
+    let since = Instant::now();
+    let error = ConnectionManager::new(url.parse()?).channel("x").await.err().context("nobody listens")?;
+    ensure!(matches!(error, Error::Connect { .. }) && since.elapsed() < Duration::from_secs(5), "{error}");
+
+    let patient = url.parse::<ConnectOptions>()?.fail_fast(false).operation_timeout(Duration::from_secs(2));
+    let connections = ConnectionManager::new(patient.connection_timeout(Duration::from_millis(500)));
+    let error = connections.channel("x").await.err().context("nobody listens")?;
+    ensure!(error.to_string().contains("refused") && matches!(error, Error::Timeout { .. }), "{error}");
+    ensure!(since.elapsed() > Duration::from_millis(1500), "it gave up at once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_that_accepts_and_says_nothing_is_an_error_in_time() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("amqp://127.0.0.1:{}?connection_timeout=1", listener.local_addr()?.port());
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counter = accepted.clone();
+    let silent = tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::Relaxed);
+            open.push(stream);
+        }
+    });
+    let error = ConnectionManager::new(url.parse()?).channel("x").await.err().context("it says nothing")?;
+    ensure!(error.to_string().contains("no answer within 1 s"), "{error}");
+    ensure!(accepted.load(Ordering::Relaxed) > 0, "nobody dialled");
+    silent.abort();
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! Remote procedure calls: every call ends.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
+use anyhow::{Result, ensure};
+use common::{
+    Channel, Error, Message, Setup,
+    rpc::{RpcClient, RpcServer},
+};
+use tokio::{sync::oneshot, task::JoinSet};
+
+use crate::{Bench, expect_empty, plain, queue, to};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn requests(channel: Setup) -> common::Result<BasicConsumeArguments> {
+    channel.queue_declare(queue("double")).await?;
+    channel.basic_qos(BasicQosArguments::new(0, 10, false)).await?;
+    Ok(BasicConsumeArguments::new("double", ""))
+}
+
+/// Doubles a number; knows no other text but `panic`.
+async fn double(request: Message) -> Result<String, std::num::ParseIntError> {
+    let text = request.text();
+    assert_ne!(text, "panic", "a panic of the test's");
+    Ok((2 * text.parse::<i64>()?).to_string())
+}
+
+async fn serve(channel: &Channel) -> Result<()> {
+    let server = RpcServer::new(channel, requests).await?;
+    tokio::spawn(server.serve(double));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_calls_gets_its_own_reply() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    serve(&channel).await?;
+    let client = Arc::new(RpcClient::new(&channel).await?);
+    let mut calls = JoinSet::new();
+    for number in 0..1_000 {
+        let client = client.clone();
+        calls.spawn(async move { (number, client.call("double", number.to_string(), PATIENCE).await) });
+    }
+    for (number, reply) in calls.join_all().await {
+        ensure!(reply?.text() == (2 * number).to_string(), "another one's reply for {number}");
+    }
+    ensure!(client.pending() == 0, "{} calls are left", client.pending());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_error_and_a_panic_are_error_replies_and_the_server_goes_on() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    serve(&channel).await?;
+    let client = RpcClient::new(&channel).await?;
+    for (request, words) in [("abc", "invalid digit"), ("", "empty string"), ("panic", "the server failed")] {
+        let error = client.call("double", request, PATIENCE).await.expect_err(request);
+        ensure!(matches!(&error, Error::Remote(text) if text.contains(words)), "{request}: {error}");
+    }
+    ensure!(client.call("double", "21", PATIENCE).await?.text() == "42");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_to_nobody_fails_at_once() -> Result<()> {
+    let bench = Bench::new().await?;
+    let client = RpcClient::new(&bench.channel().await?).await?;
+    let since = Instant::now();
+    let error = client.call("nobody", "x", PATIENCE).await.expect_err("no queue");
+    ensure!(matches!(error, Error::Unroutable(_)) && since.elapsed() < Duration::from_secs(5), "{error}");
+    ensure!(client.pending() == 0, "the call is left behind");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_without_a_server_ends_at_its_timeout_and_its_request_expires() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    channel.queue_declare(queue("double")).await?;
+    let client = RpcClient::new(&channel).await?;
+    let error = client.call("double", "1", Duration::from_millis(200)).await.expect_err("no server");
+    ensure!(matches!(error, Error::Timeout { .. }), "{error}");
+    ensure!(client.pending() == 0, "the call is left behind");
+    expect_empty(&channel, "double").await
+}
+
+#[tokio::test]
+async fn a_dropped_call_leaves_nothing_behind_and_its_late_reply_harms_nobody() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let client = RpcClient::new(&channel).await?;
+    let (release, released) = oneshot::channel::<()>();
+    let released = std::sync::Mutex::new(Some(released));
+    let server = RpcServer::new(&channel, requests).await?;
+    tokio::spawn(server.serve(move |request: Message| {
+        let wait = released.lock().expect("no panic").take();
+        async move {
+            if let Some(wait) = wait {
+                let _ = wait.await;
+            }
+            Ok::<_, Error>(request.body)
+        }
+    }));
+    {
+        let call = client.call("double", "late", PATIENCE);
+        ensure!(tokio::time::timeout(Duration::from_millis(300), call).await.is_err(), "it was answered");
+    }
+    ensure!(client.pending() == 0, "the call is left behind");
+    let _ = release.send(());
+    ensure!(client.call("double", "next", PATIENCE).await?.text() == "next");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lost_connection_ends_all_calls_at_once_and_the_next_ones_work() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let client = Arc::new(RpcClient::new(&channel).await?);
+    channel.queue_declare(queue("double")).await?;
+    for _ in 0..3 {
+        let mut calls = JoinSet::new();
+        for _ in 0..20 {
+            let client = client.clone();
+            calls.spawn(async move { client.call("double", "1", PATIENCE).await });
+        }
+        // All requests are in the queue, so all calls wait for a reply.
+        while channel.queue_declare(queue("double")).await?.messages < 20 {}
+        let since = Instant::now();
+        bench.host.close_all_connections().await?;
+        for outcome in calls.join_all().await {
+            let error = outcome.err().ok_or_else(|| anyhow::anyhow!("a reply from nobody"))?;
+            ensure!(matches!(error, Error::Lost { .. } | Error::Unconfirmed { .. }), "{error}");
+        }
+        ensure!(since.elapsed() < Duration::from_secs(10), "after {:?}", since.elapsed());
+        channel.queue_purge(amqprs::channel::QueuePurgeArguments::new("double")).await?;
+    }
+    serve(&channel).await?;
+    ensure!(client.call("double", "21", PATIENCE).await?.text() == "42");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_without_reply_to_is_thrown_away_and_a_vanished_client_does_no_harm() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    serve(&channel).await?;
+    channel.publish(to("double"), plain(), "1").await?;
+    let gone = amqprs::BasicProperties::default().with_reply_to("amq.gen-gone").with_correlation_id("x").finish();
+    channel.publish(to("double"), gone, "1").await?;
+    let client = RpcClient::new(&channel).await?;
+    ensure!(client.call("double", "21", PATIENCE).await?.text() == "42");
+    bench.connections.close_all().await?;
+    let again = common::ConnectionManager::new(bench.host.url().parse()?);
+    expect_empty(&again.channel("look").await?, "double").await
+}
