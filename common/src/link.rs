@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{ConnectOptions, Error, Result, loss::Loss};
+use crate::{ConnectOptions, Error, Result, loss::Loss, options::Host};
 
 /// A connection that was up at least once.
 pub(crate) struct Link {
@@ -40,17 +40,25 @@ pub(crate) struct Health {
 }
 
 impl Link {
-    /// Dials, within the deadline of the options: name look-up, TCP and AMQP handshake.
+    /// Dials each host in turn until one answers, each within the deadline of the options.
     pub async fn dial(options: &ConnectOptions) -> Result<Self> {
-        let connection = timeout(options.connection_timeout, open(options)).await.unwrap_or_else(|_| {
-            Err(Error::Connect {
-                address: options.address(),
-                reason: format!(
-                    "no answer within {} s; is that RabbitMQ's AMQP port (usually 5672), and no firewall in between?",
-                    options.connection_timeout.as_secs_f32()
-                ),
-            })
-        })?;
+        let mut failure = Error::Invalid("there is no host to connect to".into());
+        for host in &options.hosts {
+            match timeout(options.connection_timeout, open(options, host)).await {
+                Ok(Ok(connection)) => return Self::new(connection).await,
+                Ok(Err(error)) => failure = error,
+                Err(_) => {
+                    let seconds = options.connection_timeout.as_secs_f32();
+                    let reason = format!("no answer within {seconds} s; {WRONG_PORT}, and no firewall in between?");
+                    failure = Error::Connect { address: host.to_string(), reason };
+                }
+            }
+            tracing::debug!("{failure}");
+        }
+        Err(failure)
+    }
+
+    async fn new(connection: Connection) -> Result<Self> {
         let health = Arc::new(Health::default());
         connection.register_callback(Callback(health.clone())).await?;
         Ok(Self { connection: Some(connection), health, runtime: Handle::current() })
@@ -75,29 +83,34 @@ impl Drop for Link {
     }
 }
 
-async fn open(options: &ConnectOptions) -> Result<Connection> {
-    let address = reachable_address(options).await.map_err(|error| Error::Connect {
-        address: options.address(),
+const WRONG_PORT: &str = "is that RabbitMQ's AMQP port (usually 5672)";
+
+async fn open(options: &ConnectOptions, host: &Host) -> Result<Connection> {
+    let reachable = reachable_address(host).await.map_err(|error| Error::Connect {
+        address: host.to_string(),
         reason: format!("{error}; is RabbitMQ running there? `cargo broker` starts one, --url names another"),
     })?;
-    let mut arguments = OpenConnectionArguments::new(&address.0, address.1, &options.user, &options.password);
+    let mut arguments = OpenConnectionArguments::new(&reachable.name, reachable.port, &options.user, &options.password);
     arguments.virtual_host(&options.virtual_host).heartbeat(options.heartbeat);
     arguments.connection_name(&options.name.clone().unwrap_or_else(program_name));
     match Connection::open(&arguments).await {
         Ok(connection) => Ok(connection),
-        Err(error) => Err(handshake_error(options, &address, &error.to_string()).await),
+        Err(error) => Err(handshake_error(options, host, &reachable, &error.to_string()).await),
     }
 }
 
 /// The first of the host's addresses that takes a TCP connection, in the form amqprs wants.
 ///
 /// The probe tells a port nobody listens on from a broker that turns us away: amqprs's errors do not.
-async fn reachable_address(options: &ConnectOptions) -> io::Result<(String, u16)> {
+async fn reachable_address(host: &Host) -> io::Result<Host> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in tokio::net::lookup_host(options.address()).await? {
+    for address in tokio::net::lookup_host(host.to_string()).await? {
         match TcpStream::connect(address).await {
-            Ok(_) if address.is_ipv6() => return Ok((format!("[{}]", address.ip()), address.port())),
-            Ok(_) => return Ok((address.ip().to_string(), address.port())),
+            Ok(_) => {
+                let ip = address.ip();
+                let name = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+                return Ok(Host { name, port: address.port() });
+            }
             Err(error) => last = error,
         }
     }
@@ -105,40 +118,35 @@ async fn reachable_address(options: &ConnectOptions) -> io::Result<(String, u16)
 }
 
 /// What the broker said, or what its silence means.
-async fn handshake_error(options: &ConnectOptions, (host, port): &(String, u16), error: &str) -> Error {
-    let address = options.address();
+async fn handshake_error(options: &ConnectOptions, host: &Host, reachable: &Host, error: &str) -> Error {
+    let address = host.to_string();
     let ConnectOptions { user, virtual_host, .. } = options;
     if let Some(words) = broker_words(error) {
         let check = if words.contains("vhost") {
-            format!(
-                "check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of `{user}` in it"
-            )
+            format!("check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of `{user}` in it")
         } else {
             format!("check user `{user}` and its password")
         };
         return Error::Refused { address, reason: format!("{words}; {check}") };
     }
-    match greeting(&format!("{host}:{port}")).await.unwrap_or_default().as_slice() {
+    let seen = match greeting(reachable).await.unwrap_or_default().as_slice() {
         // A method frame on channel 0: it speaks AMQP. To wrong credentials RabbitMQ says nothing, it closes the socket,
         // because amqprs does not announce the capability to be told.
         [1, 0, 0, ..] => {
             let reason = format!("it closed the connection during the login; check user `{user}` and its password");
-            Error::Refused { address, reason }
+            return Error::Refused { address, reason };
         }
-        [b'H', b'T', b'T', b'P', ..] => not_amqp(address, "a web server answers there"),
+        [b'H', b'T', b'T', b'P', ..] => "a web server answers there",
         // A TLS alert.
-        [21, 3, ..] => not_amqp(address, "it expects TLS there"),
-        _ => not_amqp(address, &format!("what answers there does not speak AMQP 0-9-1 ({error})")),
-    }
-}
-
-fn not_amqp(address: String, seen: &str) -> Error {
-    Error::Connect { address, reason: format!("{seen}; RabbitMQ's AMQP port is usually 5672") }
+        [21, 3, ..] => "it expects TLS there",
+        _ => &format!("what answers there does not speak AMQP 0-9-1 ({error})"),
+    };
+    Error::Connect { address, reason: format!("{seen}; {WRONG_PORT}?") }
 }
 
 /// The first bytes that a port answers to AMQP's protocol header (AMQP 0-9-1, section 4.2.2).
-async fn greeting(address: &str) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn greeting(host: &Host) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(host.to_string()).await?;
     stream.write_all(b"AMQP\0\0\x09\x01").await?;
     let mut first = vec![0; 8];
     let length = stream.read(&mut first).await?;

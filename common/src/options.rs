@@ -13,13 +13,14 @@ const PARAMETERS: &str = "connection_timeout, fail_fast, heartbeat, name, reconn
 ///
 /// The usual way is a URL ([RabbitMQ URI specification](https://www.rabbitmq.com/docs/uri-spec)):
 /// `amqp://user:password@host:port/virtual-host?parameter=value`. Everything may be left out but the scheme; user,
-/// password and virtual host are percent-decoded. Parameters:
+/// password and virtual host are percent-decoded. Several hosts, `amqp://one:5672,other:5673/`, are tried in that
+/// order. Parameters:
 ///
 /// | parameter | meaning | default |
 /// |---|---|---|
 /// | `name` | shown in the management pages and in the broker's log | the program's name |
 /// | `heartbeat` | seconds (at least 2); a silent peer is noticed after two intervals | 60 |
-/// | `connection_timeout` | seconds for name look-up, TCP and AMQP handshake together | 10 |
+/// | `connection_timeout` | seconds for name look-up, TCP and AMQP handshake together, for each host | 10 |
 /// | `reconnect_interval` | seconds: the longest pause between two attempts | 5 |
 /// | `fail_fast` | `1`: the first connection fails at once; `0`: keeps trying | 1 |
 ///
@@ -33,8 +34,8 @@ const PARAMETERS: &str = "connection_timeout, fail_fast, heartbeat, name, reconn
 /// ```
 #[derive(Clone)]
 pub struct ConnectOptions {
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    /// At least one; tried in this order.
+    pub(crate) hosts: Vec<Host>,
     pub(crate) user: String,
     pub(crate) password: String,
     pub(crate) virtual_host: String,
@@ -46,12 +47,25 @@ pub struct ConnectOptions {
     pub(crate) fail_fast: bool,
 }
 
+/// One address of the broker, or of one node of its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Host {
+    /// A name or an address; an IPv6 address in brackets.
+    pub name: String,
+    pub port: u16,
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.port)
+    }
+}
+
 impl Default for ConnectOptions {
     /// `amqp://guest:guest@localhost:5672`
     fn default() -> Self {
         Self {
-            host: "localhost".into(),
-            port: 5672,
+            hosts: vec![Host { name: "localhost".into(), port: 5672 }],
             user: "guest".into(),
             password: "guest".into(),
             virtual_host: "/".into(),
@@ -66,9 +80,9 @@ impl Default for ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// `host:port`, as it appears in messages.
+    /// `host:port`, or several of them with commas in between, as they appear in messages.
     pub fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        self.hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(",")
     }
 
     /// The name under which the broker shows the connection. Default: the program's name.
@@ -141,10 +155,14 @@ impl FromStr for ConnectOptions {
                 "the URL of RabbitMQ is malformed: {reason}; it looks like amqp://user:password@localhost:5672/virtual-host"
             ))
         };
-        let url = Url::parse(text).map_err(|error| match error {
-            url::ParseError::RelativeUrlWithoutBase => malformed("it must begin with amqp://"),
-            error => malformed(&error.to_string()),
-        })?;
+        let (text, more_hosts) = split_hosts(text);
+        let parse = |text: &str| {
+            Url::parse(text).map_err(|error| match error {
+                url::ParseError::RelativeUrlWithoutBase => malformed("it must begin with amqp://"),
+                error => malformed(&error.to_string()),
+            })
+        };
+        let url = parse(&text)?;
         match url.scheme() {
             "amqp" => {}
             "amqps" => return Err(malformed("TLS (amqps) is not supported yet")),
@@ -156,11 +174,11 @@ impl FromStr for ConnectOptions {
         };
 
         let mut options = Self::default();
-        if let Some(host) = url.host_str().filter(|host| !host.is_empty()) {
-            options.host = decode(host, "host")?;
-        }
-        if let Some(port) = url.port() {
-            options.port = port;
+        options.hosts.clear();
+        for url in std::iter::once(Ok(url.clone())).chain(more_hosts.iter().map(|host| parse(&format!("amqp://{host}")))) {
+            let url = url?;
+            let name = url.host_str().filter(|name| !name.is_empty()).unwrap_or("localhost");
+            options.hosts.push(Host { name: decode(name, "host")?, port: url.port().unwrap_or(5672) });
         }
         if !url.username().is_empty() {
             options.user = decode(url.username(), "user")?;
@@ -185,6 +203,17 @@ impl FromStr for ConnectOptions {
         }
         Ok(options)
     }
+}
+
+/// A URL with its first host only, and the others: the URL standard knows just one.
+fn split_hosts(text: &str) -> (String, Vec<&str>) {
+    let start = text.find("://").map_or(0, |colon| colon + 3);
+    let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |length| start + length);
+    // The last @ ends the user information, where a comma is no separator.
+    let start = text[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    let mut hosts = text[start..end].split(',');
+    let first = hosts.next().unwrap_or_default();
+    (format!("{}{first}{}", &text[..start], &text[end..]), hosts.collect())
 }
 
 /// The URL without parameters, and with `***` for the password.
@@ -231,6 +260,13 @@ mod tests {
     }
 
     #[test]
+    fn several_hosts_keep_their_order_and_their_ports() {
+        let options = parse("amqp://u:p,w@one:1,[::1]:2,three/vh?heartbeat=9");
+        assert_eq!(options.address(), "one:1,[::1]:2,three:5672");
+        assert_eq!((&*options.password, &*options.virtual_host, options.heartbeat), ("p,w", "vh", 9));
+    }
+
+    #[test]
     fn parameters_are_read() {
         let options = parse("amqp://h?heartbeat=7&connection_timeout=3&reconnect_interval=2&fail_fast=0&name=my%20app");
         assert_eq!((options.heartbeat, options.fail_fast, options.name.as_deref()), (7, false, Some("my app")));
@@ -247,6 +283,7 @@ mod tests {
             ("amqp://u:s3cret@host:99999", "port"),
             ("amqp://u:s3cret@host:port", "port"),
             ("amqp://u:s3cret@[::1", "IPv6"),
+            ("amqp://u:s3cret@one,two:x", "port"),
             ("amqp://u:s3cret%ff@host", "password is not UTF-8"),
             ("amqp://u:s3cret@h?heartbeat=1", "from 2 to 65535"),
             ("amqp://u:s3cret@h?heartbeat", "from 2 to 65535"),
