@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Delivery, Error, Result, Setup,
     consumer::{self, Consumer},
-    manager::{Core, ManagerHandle},
+    manager::ManagerHandle,
     opening::Opening,
     publish::MOST_BYTES_IN_FLIGHT,
     reopen::Reopen,
     setup::run,
+    supervisor::Core,
     topology::{check_name, topology_calls},
 };
 
@@ -36,6 +37,7 @@ pub struct Channel {
 
 pub(crate) struct ChannelCore {
     name: String,
+    pub confirms: bool,
     pub core: Arc<Core>,
     state: watch::Sender<ChannelState>,
     steps: mpsc::UnboundedSender<NewStep>,
@@ -71,6 +73,11 @@ impl Channel {
     /// The name it was asked for by.
     pub fn name(&self) -> &str {
         &self.core.name
+    }
+
+    /// Whether it was closed, by [`close`](Self::close) or with its connection manager.
+    pub fn is_closed(&self) -> bool {
+        self.core.is_closed()
     }
 
     /// Adds a step to what this channel declares: it runs now, and again, after the earlier steps, each time the
@@ -177,6 +184,16 @@ impl Channel {
         }
     }
 
+    /// An AMQP channel beside this one, without confirms, for one use.
+    pub(crate) async fn extra_opening(&self) -> Result<Arc<Opening>> {
+        let core = &self.core.core;
+        let open = async {
+            let link = core.living_link().await.ok_or(Error::Shutdown("connection manager"))?;
+            Opening::open(&link, false, core.options.operation_timeout).await
+        };
+        timeout_at(core.deadline(), open).await.unwrap_or_else(|_| Err(core.timed_out("cannot open a channel")))
+    }
+
     /// The current opening, once there is one.
     pub(crate) async fn opening(&self) -> Result<Arc<Opening>> {
         timeout_at(self.core.core.deadline(), self.core.opening())
@@ -186,10 +203,11 @@ impl Channel {
 }
 
 impl ChannelCore {
-    pub fn start(name: &str, core: &Arc<Core>) -> Arc<Self> {
+    pub fn start(name: &str, core: &Arc<Core>, confirms: bool) -> Arc<Self> {
         let (steps, new_steps) = mpsc::unbounded_channel();
         let channel = Arc::new(Self {
             name: name.to_owned(),
+            confirms,
             core: core.clone(),
             state: watch::Sender::new(ChannelState::Opening(None)),
             steps,
@@ -244,7 +262,7 @@ impl ChannelCore {
 /// The channel's task: opens it, runs its setup, watches over it, and closes it.
 async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedReceiver<NewStep>) {
     let mut steps: Vec<Step> = Vec::new();
-    let mut reopen = Reopen::new(channel.core.clone(), channel.closing.clone(), &channel.name, true);
+    let mut reopen = Reopen::new(channel.core.clone(), channel.closing.clone(), &channel.name, channel.confirms);
     while let Some(opening) = reopen.next().await {
         let ready = async {
             for step in &steps {

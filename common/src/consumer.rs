@@ -20,10 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Delivery, Error, Result, Setup,
-    manager::{Core, ManagerHandle},
+    manager::ManagerHandle,
     opening::Opening,
     reopen::Reopen,
     setup::run,
+    supervisor::Core,
+    suspicion::Suspicion,
     topology::{basic_qos, check_name},
 };
 
@@ -48,7 +50,8 @@ pub struct Consumer {
     current: Option<Subscription>,
     /// Newer subscriptions, while `current` still holds automatically acknowledged messages.
     later: VecDeque<Subscription>,
-    subscriptions: mpsc::UnboundedReceiver<Subscription>,
+    /// An error is the last one.
+    subscriptions: mpsc::UnboundedReceiver<Result<Subscription>>,
     queue: watch::Receiver<Option<String>>,
     last_queue: String,
     stop: CancellationToken,
@@ -140,7 +143,12 @@ impl Consumer {
             }
             match self.subscriptions.poll_recv(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(next)) => {
+                Poll::Ready(Some(Err(error))) => {
+                    self.subscriptions.close();
+                    self.current = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Ready(Some(Ok(next))) => {
                     self.last_queue.clone_from(&next.queue);
                     self.later.push_back(next);
                     if self.current.as_ref().is_some_and(|current| !current.auto_ack) {
@@ -174,7 +182,7 @@ impl Drop for Consumer {
         let mut subscriptions: Vec<_> = self.current.take().into_iter().chain(self.later.drain(..)).collect();
         self.subscriptions.close();
         while let Ok(subscription) = self.subscriptions.try_recv() {
-            subscriptions.push(subscription);
+            subscriptions.extend(subscription);
         }
         for subscription in subscriptions {
             self.manager.core.tasks.spawn_on(subscription.give_back(), &self.runtime);
@@ -210,17 +218,38 @@ struct Task {
     core: Arc<Core>,
     stop: CancellationToken,
     subscribe: Subscribe,
-    sender: mpsc::UnboundedSender<Subscription>,
+    sender: mpsc::UnboundedSender<Result<Subscription>>,
     queue: watch::Sender<Option<String>>,
 }
 
 impl Task {
     async fn keep_consuming(self, first: oneshot::Sender<Result<()>>) {
         let mut first = Some(first);
+        let mut suspicion = Suspicion::new();
         let mut reopen = Reopen::new(self.core.clone(), self.stop.clone(), &self.name, false);
         while let Some(opening) = reopen.next().await {
-            let subscription = match reopen.unless_closing(self.subscribe_on(&opening)).await {
-                Ok(subscription) => subscription,
+            let since = Instant::now();
+            let (error, queue) = match reopen.unless_closing(self.subscribe_on(&opening, &mut suspicion)).await {
+                Ok(subscription) => {
+                    let queue = subscription.queue.clone();
+                    self.queue.send_replace(Some(queue.clone()));
+                    if self.sender.send(Ok(subscription)).is_err() {
+                        return opening.close().await;
+                    }
+                    if let Some(caller) = first.take() {
+                        let _ = caller.send(Ok(()));
+                    }
+                    tokio::select! {
+                        error = opening.lost() => (error, queue),
+                        () = self.stop.cancelled() => {
+                            // A dropped stream gives its messages back itself; deliveries may still be settled then.
+                            if self.core.closing.is_cancelled() {
+                                opening.close().await;
+                            }
+                            return;
+                        }
+                    }
+                }
                 Err(error) => {
                     opening.close().await;
                     // The first run fails to its caller, unless it was no fault of the setup.
@@ -230,44 +259,31 @@ impl Task {
                         let _ = caller.send(Err(error));
                         return;
                     }
-                    reopen.failed(error).await;
-                    continue;
-                }
-            };
-            let queue = subscription.queue.clone();
-            self.queue.send_replace(Some(queue.clone()));
-            if self.sender.send(subscription).is_err() {
-                return opening.close().await;
-            }
-            if let Some(caller) = first.take() {
-                let _ = caller.send(Ok(()));
-            }
-            let since = Instant::now();
-            let error = tokio::select! {
-                error = opening.lost() => error,
-                () = self.stop.cancelled() => {
-                    // A dropped stream gives its messages back itself; deliveries may still be settled then.
-                    if self.core.closing.is_cancelled() {
-                        opening.close().await;
-                    }
-                    return;
+                    (error, self.name.clone())
                 }
             };
             self.queue.send_replace(None);
-            drop(opening);
             if since.elapsed() > SETTLED {
                 reopen.succeeded();
             }
+            if let Some(error) = suspicion.grows(&opening, &error) {
+                match first.take() {
+                    Some(caller) => drop(caller.send(Err(error))),
+                    None => drop(self.sender.send(Err(error))),
+                }
+                return;
+            }
+            drop(opening);
             match error {
                 Error::Cancelled { .. } => reopen.failed(Error::Cancelled { queue }).await,
                 // The connection's return comes with a pause of its own.
-                error if error.is_loss() => {}
+                error if error.is_loss() => suspicion.pause().await,
                 error => reopen.failed(error).await,
             }
         }
     }
 
-    async fn subscribe_on(&self, opening: &Arc<Opening>) -> Result<Subscription> {
+    async fn subscribe_on(&self, opening: &Arc<Opening>, suspicion: &mut Suspicion) -> Result<Subscription> {
         let arguments = run((self.subscribe)(Setup::new(opening))).await?;
         check_name("queue name", &arguments.queue)?;
         check_name("consumer tag", &arguments.consumer_tag)?;
@@ -282,6 +298,7 @@ impl Task {
             "" => opening.last_queue.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             name => name.to_owned(),
         };
+        suspicion.watch(opening, &queue);
         let doing = || format!("cannot consume from queue `{queue}`");
         let consume = opening.call(doing, |raw| async move { raw.basic_consume_rx(arguments).await });
         let (consumer_tag, messages) = consume.await?;

@@ -47,7 +47,9 @@ pub enum Error {
     /// The connection broke. What was asked for had not been sent, or its answer was lost.
     #[error("the connection to RabbitMQ was lost: {reason}")]
     Lost {
-        /// The broker's words when it closed the connection, or what was seen.
+        /// The reply code, when it was the broker that closed it.
+        code: Option<u16>,
+        /// The broker's words, or what was seen.
         reason: String,
     },
 
@@ -67,6 +69,19 @@ pub enum Error {
     Cancelled {
         /// The queue it consumed from.
         queue: String,
+    },
+
+    /// The connection broke again and again as soon as a consumer had subscribed, so the consumer has ended.
+    #[error(
+        "consuming from queue `{queue}` ended: the connection broke {losses} times in a row just after subscribing; \
+         probably a message there cannot be decoded (a header that is not UTF-8): look at it in the management page and \
+         remove it"
+    )]
+    Poisoned {
+        /// The queue it consumed from.
+        queue: String,
+        /// How many times in a row.
+        losses: u32,
     },
 
     /// A mandatory message came back: no queue was bound for it.
@@ -133,6 +148,10 @@ impl Error {
         Self::Other(reason.to_string())
     }
 
+    pub(crate) fn lost(reason: impl Into<String>) -> Self {
+        Self::Lost { code: None, reason: reason.into() }
+    }
+
     /// The connection went away, through no fault of what was asked: worth another try when it is back.
     pub(crate) fn is_loss(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Stale)
@@ -142,7 +161,7 @@ impl Error {
 /// amqprs's errors rarely say why (`amqprs-notes.md`, 6); the reason, where there is one, is in our own variants.
 impl From<amqprs::error::Error> for Error {
     fn from(error: amqprs::error::Error) -> Self {
-        Self::Lost { reason: error.to_string() }
+        Self::lost(error.to_string())
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Health {
     pub loss: Loss,
     /// Channels that the broker closed. amqprs never frees their numbers and panics when it runs out at 2,047.
     pub closed_channels: AtomicU32,
+    /// The consumer that subscribed last: when the connection then breaks, it is the one to suspect.
+    pub last_consumer: AtomicU64,
 }
 
 impl Link {
@@ -123,7 +125,9 @@ async fn handshake_error(options: &ConnectOptions, host: &Host, reachable: &Host
     let ConnectOptions { user, virtual_host, .. } = options;
     if let Some(words) = broker_words(error) {
         let check = if words.contains("vhost") {
-            format!("check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of `{user}` in it")
+            format!(
+                "check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of `{user}` in it"
+            )
         } else {
             format!("check user `{user}` and its password")
         };
@@ -174,15 +178,16 @@ struct Callback(Arc<Health>);
 
 impl Drop for Callback {
     fn drop(&mut self) {
-        self.0.loss.signal(Error::Lost { reason: "the network connection broke, or RabbitMQ stopped".into() });
+        self.0.loss.signal(Error::lost("the network connection broke, or RabbitMQ stopped"));
     }
 }
 
 #[async_trait]
 impl ConnectionCallback for Callback {
     async fn close(&mut self, _: &Connection, close: Close) -> Result<(), amqprs::error::Error> {
-        let reason = format!("RabbitMQ closed it: {} {}", close.reply_code(), close.reply_text());
-        self.0.loss.signal(Error::Lost { reason });
+        let code = close.reply_code();
+        let reason = format!("RabbitMQ closed it: {code} {}", close.reply_text());
+        self.0.loss.signal(Error::Lost { code: Some(code), reason });
         Ok(())
     }
 

@@ -6,17 +6,16 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, timeout, timeout_at},
+    sync::{mpsc, oneshot},
+    time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Channel, ConnectOptions, Error, Result, channel::ChannelCore, link::Link};
-
-/// amqprs loses a channel number each time the broker closes a channel, and panics at 2,047: start afresh before.
-const MOST_CLOSED_CHANNELS: u32 = 1_500;
+use crate::{
+    Channel, ConnectOptions, Error, Events, Result,
+    channel::ChannelCore,
+    supervisor::{Core, LinkState, Request, supervise},
+};
 
 /// Owns the connection to one broker, and hands out named channels on it.
 ///
@@ -59,43 +58,12 @@ impl Drop for ManagerHandle {
     }
 }
 
-/// What the tasks share.
-pub(crate) struct Core {
-    pub options: ConnectOptions,
-    pub link: watch::Sender<LinkState>,
-    /// Everything above the connection has to end, in an orderly way.
-    pub closing: CancellationToken,
-    /// Everything has to end.
-    pub stop: CancellationToken,
-    /// The tasks of channels and consumers.
-    pub tasks: TaskTracker,
-    supervisor: TaskTracker,
-}
-
-#[derive(Clone)]
-pub(crate) enum LinkState {
-    Up(Arc<Link>),
-    /// Not there (yet, or any more), with the last error.
-    Down(Option<Error>),
-}
-
-/// Somebody wants a connection: the answer is the outcome of an attempt made for it.
-type Request = oneshot::Sender<Result<()>>;
-
 impl ConnectionManager {
     /// A manager for the broker described by `options`. Dials nothing yet.
     pub fn new(options: ConnectOptions) -> Self {
         let (requests, supervisor) = mpsc::unbounded_channel();
-        let core = Core {
-            options,
-            link: watch::Sender::new(LinkState::Down(None)),
-            closing: CancellationToken::new(),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            supervisor: TaskTracker::new(),
-        };
         let handle = ManagerHandle {
-            core: Arc::new(core),
+            core: Arc::new(Core::new(options)),
             requests,
             supervisor: Mutex::new(Some(supervisor)),
             channels: Mutex::default(),
@@ -114,13 +82,30 @@ impl ConnectionManager {
     /// `fail_fast`), [`Shutdown`](Error::Shutdown) after [`close_all`](Self::close_all), [`Timeout`](Error::Timeout)
     /// when there is no connection for longer than the operation timeout.
     pub async fn channel(&self, name: &str) -> Result<Channel> {
+        self.named_channel(name, true).await
+    }
+
+    /// A channel without publisher confirms, for messages whose loss does no harm: publishing resolves when the message
+    /// is handed to the connection. Otherwise as [`channel`](Self::channel), whose names it shares: ask for a name in
+    /// one way only.
+    ///
+    /// # Errors
+    /// As [`channel`](Self::channel).
+    pub async fn channel_without_confirms(&self, name: &str) -> Result<Channel> {
+        self.named_channel(name, false).await
+    }
+
+    async fn named_channel(&self, name: &str, confirms: bool) -> Result<Channel> {
         self.handle.connect().await?;
         let core = {
             let mut channels = self.handle.channels.lock().unwrap_or_else(PoisonError::into_inner);
             match channels.get(name).filter(|core| !core.is_closed()) {
+                Some(core) if core.confirms != confirms => {
+                    return Err(Error::Invalid(format!("channel `{name}` is open with the other kind of confirms")));
+                }
                 Some(core) => core.clone(),
                 None => {
-                    let core = ChannelCore::start(name, &self.handle.core);
+                    let core = ChannelCore::start(name, &self.handle.core, confirms);
                     channels.insert(name.to_owned(), core.clone());
                     core
                 }
@@ -129,6 +114,18 @@ impl ConnectionManager {
         let channel = Channel::new(core, self.handle.clone());
         channel.opening().await?;
         Ok(channel)
+    }
+
+    /// What happens to the connection from now on. The first event is its present state, if it was ever up.
+    pub fn events(&self) -> Events {
+        let mut latest = self.handle.core.events.subscribe();
+        latest.mark_changed();
+        Events(latest)
+    }
+
+    /// Whether [`close_all`](Self::close_all) was called.
+    pub fn is_closed(&self) -> bool {
+        self.handle.core.closing.is_cancelled()
     }
 
     /// Ends everything, in order: consumers are cancelled, outstanding confirms awaited, channels closed, then the
@@ -195,154 +192,5 @@ impl ManagerHandle {
             Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("connection manager"))),
             Err(_) => Err(core.timed_out("cannot connect to RabbitMQ")),
         }
-    }
-}
-
-impl Core {
-    /// Waits for a living connection; `None` when everything has to end.
-    pub async fn living_link(&self) -> Option<Arc<Link>> {
-        let mut state = self.link.subscribe();
-        loop {
-            if let LinkState::Up(link) = &*state.borrow_and_update()
-                && !link.health.loss.is_lost()
-            {
-                return Some(link.clone());
-            }
-            tokio::select! {
-                () = self.closing.cancelled() => return None,
-                changed = state.changed() => changed.ok()?,
-            }
-        }
-    }
-
-    /// The operation timeout is over; says why nothing happened.
-    pub fn timed_out(&self, doing: &str) -> Error {
-        let reason = match &*self.link.borrow() {
-            LinkState::Down(Some(error)) => error.to_string(),
-            _ => String::new(),
-        };
-        Error::Timeout { doing: doing.into(), after: self.options.operation_timeout, reason }
-    }
-
-    pub fn deadline(&self) -> Instant {
-        Instant::now() + self.options.operation_timeout
-    }
-}
-
-/// Owns the connection: dials when first asked, and again after every loss, until the end.
-async fn supervise(core: Arc<Core>, mut requests: mpsc::UnboundedReceiver<Request>) {
-    let Some(mut link) = first_connection(&core, &mut requests).await else { return };
-    let address = core.options.address();
-    tracing::debug!("connected to RabbitMQ at {address}");
-    loop {
-        core.link.send_replace(LinkState::Up(link.clone()));
-        let reason = watch_over(&core, &link, &mut requests).await;
-        let Some(reason) = reason else { return close(&core, link).await };
-        core.link.send_replace(LinkState::Down(Some(reason.clone())));
-        drop(link);
-        tracing::warn!("{reason}; connecting again to {address}");
-        let mut pauses = backoff(&core.options);
-        link = loop {
-            sleep_or_stop(&core, pauses.next()).await;
-            let dialled = tokio::select! {
-                dialled = Link::dial(&core.options) => dialled,
-                () = core.stop.cancelled() => return,
-            };
-            match dialled {
-                Ok(link) => break Arc::new(link),
-                Err(error) => {
-                    tracing::debug!("{error}");
-                    core.link.send_replace(LinkState::Down(Some(error)));
-                }
-            }
-        };
-        tracing::info!("connected again to RabbitMQ at {address}");
-    }
-}
-
-/// With `fail_fast`, each request gets one attempt and its outcome; without, the attempts go on until one succeeds.
-async fn first_connection(core: &Core, requests: &mut mpsc::UnboundedReceiver<Request>) -> Option<Arc<Link>> {
-    loop {
-        let mut waiting = tokio::select! {
-            request = requests.recv() => vec![request?],
-            () = core.stop.cancelled() => return None,
-        };
-        let mut pauses = backoff(&core.options);
-        let dialled = loop {
-            let dialled = tokio::select! {
-                dialled = Link::dial(&core.options) => dialled,
-                () = core.stop.cancelled() => return None,
-            };
-            match &dialled {
-                Err(error) if !core.options.fail_fast => {
-                    tracing::warn!("{error}; trying again");
-                    core.link.send_replace(LinkState::Down(Some(error.clone())));
-                    sleep_or_stop(core, pauses.next()).await;
-                }
-                _ => break dialled,
-            }
-        };
-        while let Ok(request) = requests.try_recv() {
-            waiting.push(request);
-        }
-        let outcome = dialled.as_ref().map(|_| ()).map_err(Clone::clone);
-        let link = dialled.ok().map(Arc::new);
-        if let Some(link) = &link {
-            core.link.send_replace(LinkState::Up(link.clone()));
-        }
-        for request in waiting {
-            let _ = request.send(outcome.clone());
-        }
-        if link.is_some() {
-            return link;
-        }
-    }
-}
-
-/// Until the connection is lost or used up: the reason. `None` when everything has to end.
-async fn watch_over(core: &Core, link: &Link, requests: &mut mpsc::UnboundedReceiver<Request>) -> Option<Error> {
-    let mut wear = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            () = core.stop.cancelled() => return None,
-            reason = link.health.loss.wait() => return Some(reason),
-            request = requests.recv() => {
-                let _ = request?.send(Ok(()));
-            }
-            _ = wear.tick() => if link.closed_channels() > MOST_CLOSED_CHANNELS {
-                let reason = Error::Lost { reason: format!("{MOST_CLOSED_CHANNELS} channels were closed on it") };
-                link.health.loss.signal(reason.clone());
-                return Some(reason);
-            }
-        }
-    }
-}
-
-async fn close(core: &Core, link: Arc<Link>) {
-    core.link.send_replace(LinkState::Down(Some(Error::Shutdown("connection manager"))));
-    if let Some(connection) = link.connection() {
-        // In a task of its own: dropping the call half-way would kill amqprs's reader.
-        let closing = tokio::spawn(connection.close());
-        let deadline = Instant::now() + core.options.operation_timeout;
-        let _ = timeout_at(deadline, closing).await;
-        // The broker has answered; the socket and its tasks end now.
-        let _ = timeout_at(deadline, link.health.loss.wait()).await;
-    }
-}
-
-/// Pauses between attempts, growing from a tenth of a second, with jitter so that clients do not return as one.
-pub(crate) fn backoff(options: &ConnectOptions) -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100).min(options.reconnect_interval))
-        .with_max_delay(options.reconnect_interval)
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
-
-async fn sleep_or_stop(core: &Core, pause: Option<Duration>) {
-    tokio::select! {
-        () = sleep(pause.unwrap_or(core.options.reconnect_interval)) => {}
-        () = core.stop.cancelled() => {}
     }
 }

@@ -42,6 +42,7 @@ pub(crate) struct Opening {
     pub qos_chosen: AtomicBool,
     /// The last queue declared, which AMQP lets the name "" stand for (`queue.bind`, `basic.consume`).
     pub last_queue: std::sync::Mutex<String>,
+    pub health: Arc<Health>,
     timeout: Duration,
     runtime: Handle,
 }
@@ -53,7 +54,7 @@ pub(crate) struct Settled(pub u64);
 impl Opening {
     /// Opens a channel on the link. `confirms`: in confirm mode.
     pub async fn open(link: &Link, confirms: bool, deadline: Duration) -> Result<Arc<Self>> {
-        let lost = || link.health.loss.reason().unwrap_or(Error::Lost { reason: "it is being closed".into() });
+        let lost = || link.health.loss.reason().unwrap_or(Error::lost("it is being closed"));
         let Some(connection) = link.connection() else { return Err(lost()) };
         // In a task of its own: dropping the call half-way would kill amqprs's reader (amqprs-notes.md, 1).
         let task = tokio::spawn(async move { connection.open_channel(None).await });
@@ -73,6 +74,7 @@ impl Opening {
             calls: Arc::default(),
             qos_chosen: AtomicBool::new(false),
             last_queue: std::sync::Mutex::default(),
+            health: link.health.clone(),
             timeout: deadline,
             runtime: Handle::current(),
         });
@@ -188,7 +190,7 @@ struct Callback {
 
 impl Drop for Callback {
     fn drop(&mut self) {
-        let reason = self.health.loss.reason().unwrap_or(Error::Lost { reason: "the channel ended".into() });
+        let reason = self.health.loss.reason().unwrap_or(Error::lost("the channel ended"));
         self.ledger.end(reason, false);
     }
 }

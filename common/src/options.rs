@@ -175,7 +175,9 @@ impl FromStr for ConnectOptions {
 
         let mut options = Self::default();
         options.hosts.clear();
-        for url in std::iter::once(Ok(url.clone())).chain(more_hosts.iter().map(|host| parse(&format!("amqp://{host}")))) {
+        for url in
+            std::iter::once(Ok(url.clone())).chain(more_hosts.iter().map(|host| parse(&format!("amqp://{host}"))))
+        {
             let url = url?;
             let name = url.host_str().filter(|name| !name.is_empty()).unwrap_or("localhost");
             options.hosts.push(Host { name: decode(name, "host")?, port: url.port().unwrap_or(5672) });

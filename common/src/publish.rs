@@ -7,12 +7,16 @@ use std::{
 };
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
-use tokio::{sync::oneshot, time::timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout_at},
+};
 
 use crate::{
     Channel, Error, Result,
     channel::ChannelCore,
     opening::{Opening, put_number},
+    supervisor::backoff,
     topology::check_name,
 };
 
@@ -41,6 +45,33 @@ impl Channel {
         body: impl Into<Vec<u8>>,
     ) -> Result<()> {
         self.enqueue(arguments, properties, body).await?.await
+    }
+
+    /// Publishes a message again and again until the broker has confirmed it: at least once, so perhaps twice. Drop it
+    /// to give up.
+    ///
+    /// For messages that must not be lost while the broker is away, and that do no harm when they come twice; a
+    /// `message_id` lets the receiver notice.
+    ///
+    /// # Errors
+    /// Only what no repetition can mend: [`Unroutable`](Error::Unroutable), [`Closed`](Error::Closed) (no such exchange),
+    /// [`Invalid`](Error::Invalid), [`Shutdown`](Error::Shutdown).
+    pub async fn publish_at_least_once(
+        &self,
+        arguments: BasicPublishArguments,
+        properties: BasicProperties,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<()> {
+        let body = body.into();
+        let mut pauses = backoff(&self.core.core.options);
+        loop {
+            match self.publish(arguments.clone(), properties.clone(), body.clone()).await {
+                Err(Error::Unconfirmed { .. } | Error::Lost { .. } | Error::Timeout { .. } | Error::Nacked) => {
+                    sleep(pauses.next().unwrap_or_default()).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Hands a message to the connection and returns at once with its [`Confirm`], so that many can be on their way.
@@ -75,6 +106,11 @@ impl Channel {
             return Err(Error::Invalid("RabbitMQ does not know `immediate` and would close the connection".into()));
         }
         let core = &self.core;
+        if arguments.mandatory && !core.confirms {
+            return Err(Error::Invalid(
+                "`mandatory` needs a channel with confirms, to tell of a returned message".into(),
+            ));
+        }
         let enqueue = core.enqueue(arguments, properties, body.into());
         timeout_at(core.core.deadline(), enqueue)
             .await
@@ -97,6 +133,13 @@ impl ChannelCore {
             let raw = opening.raw()?;
             // One critical section: the broker numbers messages in the order in which they arrive.
             let _turn = opening.turn().await;
+            if !self.confirms {
+                return raw
+                    .basic_publish(properties, body, arguments)
+                    .await
+                    .map(|()| Confirm(None))
+                    .map_err(Error::from);
+            }
             let (number, receiver) = match opening.ledger.register(share) {
                 Ok(registered) => registered,
                 Err(returned) => {
@@ -116,7 +159,7 @@ impl ChannelCore {
                 return Err(opening.ledger.loss.reason().unwrap_or_else(|| error.into()));
             }
             std::mem::forget(unsent);
-            return Ok(Confirm(receiver));
+            return Ok(Confirm(Some(receiver)));
         }
     }
 }
@@ -136,13 +179,15 @@ impl Drop for TakeBack<'_> {
 /// why not. Dropping it changes nothing about the message.
 #[must_use = "a message is safe only when its confirm has come"]
 #[derive(Debug)]
-pub struct Confirm(oneshot::Receiver<Result<()>>);
+pub struct Confirm(Option<oneshot::Receiver<Result<()>>>);
 
 impl Future for Confirm {
     type Output = Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(Pin::new(&mut self.0).poll(context));
+        // On a channel without confirms there is nothing to wait for.
+        let Some(receiver) = &mut self.0 else { return Poll::Ready(Ok(())) };
+        let answer = ready!(Pin::new(receiver).poll(context));
         Poll::Ready(answer.unwrap_or_else(|_| Err(Error::Unconfirmed { reason: "the channel has ended".into() })))
     }
 }

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Result,
-    manager::{Core, backoff},
     opening::Opening,
+    supervisor::{Core, backoff},
 };
 
 /// Opens one AMQP channel after the other for its owner, until the owner has to close.

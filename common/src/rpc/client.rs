@@ -192,7 +192,7 @@ impl Calls {
             return;
         }
         pending.reply_queue = reply_queue;
-        pending.fail_all(&Error::Lost { reason: "the reply queue went with it".into() });
+        pending.fail_all(&Error::lost("the reply queue went with it"));
         self.renewed.notify_waiters();
     }
 

@@ -4,6 +4,7 @@ mod consuming;
 mod dangers;
 mod managing;
 mod publishing;
+mod recovering;
 mod rpc;
 mod settling;
 

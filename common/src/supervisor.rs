@@ -1,0 +1,211 @@
+//! The task that owns the connection: dials, watches, dials again, closes.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{ConnectOptions, Error, Result, events::Event, link::Link};
+
+/// amqprs loses a channel number each time the broker closes a channel, and panics at 2,047: start afresh before.
+const MOST_CLOSED_CHANNELS: u32 = 1_500;
+
+/// What the tasks share.
+pub(crate) struct Core {
+    pub options: ConnectOptions,
+    pub link: watch::Sender<LinkState>,
+    pub events: watch::Sender<Option<Event>>,
+    /// Everything above the connection has to end, in an orderly way.
+    pub closing: CancellationToken,
+    /// Everything has to end.
+    pub stop: CancellationToken,
+    /// The tasks of channels and consumers.
+    pub tasks: TaskTracker,
+    pub supervisor: TaskTracker,
+}
+
+#[derive(Clone)]
+pub(crate) enum LinkState {
+    Up(Arc<Link>),
+    /// Not there (yet, or any more), with the last error.
+    Down(Option<Error>),
+}
+
+/// Somebody wants a connection: the answer is the outcome of an attempt made for it.
+pub(crate) type Request = oneshot::Sender<Result<()>>;
+
+impl Core {
+    pub fn new(options: ConnectOptions) -> Self {
+        Self {
+            options,
+            link: watch::Sender::new(LinkState::Down(None)),
+            events: watch::Sender::new(None),
+            closing: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            supervisor: TaskTracker::new(),
+        }
+    }
+
+    /// Waits for a living connection; `None` when everything has to end.
+    pub async fn living_link(&self) -> Option<Arc<Link>> {
+        let mut state = self.link.subscribe();
+        loop {
+            if let LinkState::Up(link) = &*state.borrow_and_update()
+                && !link.health.loss.is_lost()
+            {
+                return Some(link.clone());
+            }
+            tokio::select! {
+                () = self.closing.cancelled() => return None,
+                changed = state.changed() => changed.ok()?,
+            }
+        }
+    }
+
+    /// The operation timeout is over; says why nothing happened.
+    pub fn timed_out(&self, doing: &str) -> Error {
+        let reason = match &*self.link.borrow() {
+            LinkState::Down(Some(error)) => error.to_string(),
+            _ => String::new(),
+        };
+        Error::Timeout { doing: doing.into(), after: self.options.operation_timeout, reason }
+    }
+
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.options.operation_timeout
+    }
+}
+
+/// Owns the connection: dials when first asked, and again after every loss, until the end.
+pub(crate) async fn supervise(core: Arc<Core>, requests: mpsc::UnboundedReceiver<Request>) {
+    keep_connected(&core, requests).await;
+    core.link.send_replace(LinkState::Down(Some(Error::Shutdown("connection manager"))));
+    core.events.send_replace(Some(Event::Closed));
+}
+
+async fn keep_connected(core: &Core, mut requests: mpsc::UnboundedReceiver<Request>) {
+    let Some(mut link) = first_connection(core, &mut requests).await else { return };
+    let address = core.options.address();
+    tracing::debug!("connected to RabbitMQ at {address}");
+    core.events.send_replace(Some(Event::Connected));
+    loop {
+        core.link.send_replace(LinkState::Up(link.clone()));
+        let Some(reason) = watch_over(core, &link, &mut requests).await else { return close(core, link).await };
+        core.link.send_replace(LinkState::Down(Some(reason.clone())));
+        drop(link);
+        tracing::warn!("{reason}; connecting again to {address}");
+        core.events.send_replace(Some(Event::Lost(reason)));
+        link = match next_connection(core).await {
+            Some(link) => link,
+            None => return,
+        };
+        tracing::info!("connected again to RabbitMQ at {address}");
+        core.events.send_replace(Some(Event::Recovered));
+    }
+}
+
+/// Dials until it succeeds. `None` when everything has to end.
+async fn next_connection(core: &Core) -> Option<Arc<Link>> {
+    for pause in backoff(&core.options) {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = core.stop.cancelled() => break,
+        }
+        let dialled = tokio::select! {
+            dialled = Link::dial(&core.options) => dialled,
+            () = core.stop.cancelled() => break,
+        };
+        match dialled {
+            Ok(link) => return Some(Arc::new(link)),
+            Err(error) => core.link.send_replace(LinkState::Down(Some(error))),
+        };
+    }
+    None
+}
+
+/// With `fail_fast`, each request gets one attempt and its outcome; without, the attempts go on until one succeeds.
+async fn first_connection(core: &Core, requests: &mut mpsc::UnboundedReceiver<Request>) -> Option<Arc<Link>> {
+    loop {
+        let mut waiting = tokio::select! {
+            request = requests.recv() => vec![request?],
+            () = core.stop.cancelled() => return None,
+        };
+        let mut pauses = backoff(&core.options);
+        let dialled = loop {
+            let dialled = tokio::select! {
+                dialled = Link::dial(&core.options) => dialled,
+                () = core.stop.cancelled() => return None,
+            };
+            match &dialled {
+                Err(error) if !core.options.fail_fast => {
+                    tracing::warn!("{error}; trying again");
+                    core.link.send_replace(LinkState::Down(Some(error.clone())));
+                    tokio::select! {
+                        () = sleep(pauses.next().unwrap_or_default()) => {}
+                        () = core.stop.cancelled() => return None,
+                    }
+                }
+                _ => break dialled,
+            }
+        };
+        while let Ok(request) = requests.try_recv() {
+            waiting.push(request);
+        }
+        let outcome = dialled.as_ref().map(|_| ()).map_err(Clone::clone);
+        let link = dialled.ok().map(Arc::new);
+        if let Some(link) = &link {
+            core.link.send_replace(LinkState::Up(link.clone()));
+        }
+        for request in waiting {
+            let _ = request.send(outcome.clone());
+        }
+        if link.is_some() {
+            return link;
+        }
+    }
+}
+
+/// Until the connection is lost or used up: the reason. `None` when everything has to end.
+async fn watch_over(core: &Core, link: &Link, requests: &mut mpsc::UnboundedReceiver<Request>) -> Option<Error> {
+    let mut wear = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = core.stop.cancelled() => return None,
+            reason = link.health.loss.wait() => return Some(reason),
+            request = requests.recv() => {
+                let _ = request?.send(Ok(()));
+            }
+            _ = wear.tick() => if link.closed_channels() > MOST_CLOSED_CHANNELS {
+                let reason = Error::lost(format!("{MOST_CLOSED_CHANNELS} channels were closed on it"));
+                link.health.loss.signal(reason.clone());
+                return Some(reason);
+            }
+        }
+    }
+}
+
+async fn close(core: &Core, link: Arc<Link>) {
+    if let Some(connection) = link.connection() {
+        // In a task of its own: dropping the call half-way would kill amqprs's reader.
+        let closing = tokio::spawn(connection.close());
+        let deadline = Instant::now() + core.options.operation_timeout;
+        let _ = timeout_at(deadline, closing).await;
+        // The broker has answered; the socket and its tasks end now.
+        let _ = timeout_at(deadline, link.health.loss.wait()).await;
+    }
+}
+
+/// Pauses between attempts, growing from a tenth of a second, with jitter so that clients do not return as one.
+pub(crate) fn backoff(options: &ConnectOptions) -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100).min(options.reconnect_interval))
+        .with_max_delay(options.reconnect_interval)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}

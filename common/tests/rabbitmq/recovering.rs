@@ -1,0 +1,393 @@
+//! What is there again after a loss, and what a caller sees meanwhile.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use amqprs::{
+    BasicProperties,
+    channel::{
+        BasicConsumeArguments, BasicPublishArguments, ExchangeDeclareArguments, QueueBindArguments,
+        QueueDeclareArguments,
+    },
+};
+use anyhow::{Context, Result, ensure};
+use common::{ConnectOptions, ConnectionManager, Error, Event, Setup};
+use testbed::Broker;
+use tokio::time::timeout;
+
+use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, queue, table, to};
+
+#[tokio::test]
+async fn each_change_of_the_connection_is_an_event() -> Result<()> {
+    let bench = Bench::new().await?;
+    let mut events = bench.connections.events();
+    bench.channel().await?;
+    ensure!(matches!(events.next().await, Some(Event::Connected)), "not connected");
+    for _ in 0..3 {
+        bench.host.close_all_connections().await?;
+        match events.next().await {
+            Some(Event::Lost(Error::Lost { code: Some(320), reason })) => {
+                ensure!(reason.contains("CONNECTION_FORCED"), "{reason}");
+            }
+            other => anyhow::bail!("{other:?}"),
+        }
+        ensure!(matches!(events.next().await, Some(Event::Recovered)), "not recovered");
+    }
+    bench.connections.close_all().await?;
+    ensure!(matches!(events.next().await, Some(Event::Closed)), "not closed");
+    ensure!(events.next().await.is_none() && bench.connections.is_closed(), "events after the end");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_named_queue_with_bindings_is_back_under_another_name() -> Result<()> {
+    async fn subscribe(channel: Setup) -> common::Result<BasicConsumeArguments> {
+        channel.exchange_declare(ExchangeDeclareArguments::new("logs", "direct")).await?;
+        let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
+        for severity in ["info", "error"] {
+            channel.queue_bind(QueueBindArguments::new(&queue.name, "logs", severity)).await?;
+        }
+        Ok(BasicConsumeArguments::new(&queue.name, "").auto_ack(true).finish())
+    }
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let mut logs = channel.consume(subscribe).await?;
+    for _ in 0..3 {
+        let before = logs.queue();
+        bench.host.close_all_connections().await?;
+        // Back when a message finds it again.
+        timeout(Duration::from_secs(20), async {
+            loop {
+                let to = BasicPublishArguments::new("logs", "error").mandatory(true).finish();
+                match channel.publish(to, plain(), "first").await {
+                    Ok(()) => return,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        })
+        .await?;
+        ensure!(next(&mut logs).await?.text() == "first");
+        ensure!(logs.queue() != before, "the queue of the lost connection");
+        channel.publish(BasicPublishArguments::new("logs", "info"), plain(), "second").await?;
+        ensure!(next(&mut logs).await?.text() == "second");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn publishing_waits_for_the_connection_and_nothing_confirmed_is_lost() -> Result<()> {
+    let bench = Arc::new(Bench::new().await?);
+    let channel = bench.channel().await?;
+    channel.queue_declare(queue("q")).await?;
+    let cutter = {
+        let bench = bench.clone();
+        tokio::spawn(async move {
+            let mut events = bench.connections.events();
+            for _ in 0..10 {
+                bench.host.close_all_connections().await?;
+                while !matches!(events.next().await, Some(Event::Recovered)) {}
+            }
+            Ok::<_, anyhow::Error>(())
+        })
+    };
+    let (mut confirmed, mut other) = (Vec::new(), 0);
+    let mut number = 0_u32;
+    while !cutter.is_finished() {
+        match channel.publish(to("q"), plain(), number.to_string()).await {
+            Ok(()) => confirmed.push(number),
+            Err(Error::Unconfirmed { .. } | Error::Lost { .. }) => other += 1,
+            Err(error) => anyhow::bail!("{error}"),
+        }
+        number += 1;
+    }
+    cutter.await??;
+    let mut consumer = consume(&channel, "q", false).await?;
+    let mut received = std::collections::HashSet::new();
+    while !confirmed.iter().all(|number| received.contains(number)) {
+        let delivery = next(&mut consumer).await.context(format!("{other} had no confirm"))?;
+        received.insert(delivery.text().parse::<u32>()?);
+        delivery.ack().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn at_least_once_goes_on_until_it_is_confirmed() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let full = table(&[("x-max-length", amqprs::FieldValue::l(1)), ("x-overflow", "reject-publish".into())])?;
+    channel.queue_declare(QueueDeclareArguments::durable_client_named("full").arguments(full).finish()).await?;
+    channel.publish(to("full"), plain(), "in the way").await?;
+    let publishing = {
+        let channel = channel.clone();
+        tokio::spawn(async move { channel.publish_at_least_once(to("full"), plain(), "at last").await })
+    };
+    let error = channel.publish(to("full"), plain(), "no").await.expect_err("full");
+    ensure!(matches!(error, Error::Nacked), "{error}");
+    bench.host.close_all_connections().await?;
+    ensure!(!publishing.is_finished(), "confirmed by a full queue");
+    expect_in(&channel, "full", "in the way").await?;
+    timeout(Duration::from_secs(20), publishing).await???;
+    expect_in(&channel, "full", "at last").await?;
+
+    let missing = BasicPublishArguments::new("missing", "");
+    let error = channel.publish_at_least_once(missing, plain(), "x").await.expect_err("no repetition mends this");
+    ensure!(matches!(error, Error::Closed { code: 404, .. }), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn everything_survives_a_stop_and_a_kill_of_the_broker() -> Result<()> {
+    let broker = Broker::start().await?;
+    let options = broker.url().parse::<ConnectOptions>()?.reconnect_interval(Duration::from_millis(500));
+    let connections = ConnectionManager::new(options);
+    let channel = connections.channel("test").await?;
+    let mut consumer = channel
+        .consume(|channel: Setup| async move {
+            channel.queue_declare(common::quorum_queue("q")).await?;
+            Ok(BasicConsumeArguments::new("q", ""))
+        })
+        .await?;
+    let persistent = BasicProperties::default().with_delivery_mode(2).finish();
+    for round in 0..4 {
+        channel.publish(to("q"), persistent.clone(), format!("before {round}")).await?;
+        let before = next(&mut consumer).await?;
+        if round % 2 == 0 {
+            broker.stop().await?;
+        } else {
+            broker.kill().await?;
+        }
+        // Waits while there is no broker.
+        let publishing = {
+            let (channel, properties) = (channel.clone(), persistent.clone());
+            tokio::spawn(
+                async move { channel.publish_at_least_once(to("q"), properties, format!("during {round}")).await },
+            )
+        };
+        broker.start_again().await?;
+        let since = Instant::now();
+        let again = next(&mut consumer).await?;
+        let took = since.elapsed();
+        ensure!(again.text() == before.text() && again.redelivered, "{again:?}");
+        ensure!(took < Duration::from_secs(10), "back after {took:?}");
+        ensure!(before.ack().await? == common::Settlement::TooLate);
+        again.ack().await?;
+        timeout(Duration::from_secs(20), publishing).await???;
+        let during = next(&mut consumer).await?;
+        ensure!(during.text() == format!("during {round}"), "{during:?}");
+        during.ack().await?;
+    }
+    connections.close_all().await?;
+    broker.shutdown().await
+}
+
+#[tokio::test]
+async fn close_all_wins_over_recovery_at_once_and_for_good() -> Result<()> {
+    let broker = Broker::start().await?;
+    let connections = ConnectionManager::new(broker.url().parse()?);
+    let channel = connections.channel("test").await?;
+    let mut consumer = consume(&channel, "q", false).await?;
+    let mut events = connections.events();
+    ensure!(matches!(events.next().await, Some(Event::Connected)));
+    broker.kill().await?;
+    ensure!(matches!(events.next().await, Some(Event::Lost(_))));
+    let waiting = tokio::spawn(async move { channel.publish(to("q"), plain(), "x").await });
+    let since = Instant::now();
+    connections.close_all().await?;
+    ensure!(since.elapsed() < Duration::from_secs(2), "after {:?}", since.elapsed());
+    ensure!(consumer.next().await?.is_none(), "the stream goes on");
+    ensure!(waiting.await?.is_err(), "published to nobody");
+    broker.start_again().await?;
+    let mut seen = broker.rabbitmqctl(&["-q", "list_connections", "name"]).await?;
+    seen.retain(|character| !character.is_whitespace());
+    ensure!(seen.is_empty() || seen == "name", "something came back: {seen}");
+    broker.shutdown().await
+}
+
+#[tokio::test]
+async fn a_message_that_breaks_the_connection_each_time_ends_its_consumer_and_no_other() -> Result<()> {
+    let bench = Bench::with(|options| options.reconnect_interval(Duration::from_millis(300))).await?;
+    let channel = bench.channel().await?;
+    channel.queue_declare(queue("poisoned")).await?;
+    let mut healthy = consume(&channel, "healthy", false).await?;
+    // A header that is not UTF-8: amqprs can neither decode nor send one, so it is written by hand.
+    poison(&bench, "poisoned").await?;
+
+    // It comes so soon that the first subscription may not outlive it.
+    let error = match channel.consume(|_| async { Ok(BasicConsumeArguments::new("poisoned", "")) }).await {
+        Err(error) => error,
+        Ok(mut poisoned) => {
+            let error = timeout(Duration::from_secs(60), poisoned.next()).await?.err().context("it was delivered")?;
+            ensure!(poisoned.next().await?.is_none(), "the stream goes on after its last error");
+            error
+        }
+    };
+    ensure!(matches!(&error, Error::Poisoned { queue, losses: 5 } if queue == "poisoned"), "{error}");
+
+    for number in 0..10 {
+        channel.publish_at_least_once(to("healthy"), plain(), number.to_string()).await?;
+        next(&mut healthy).await?.ack().await?;
+    }
+    Ok(())
+}
+
+/// Publishes a message with a header that is not UTF-8, over a connection of its own.
+async fn poison(bench: &Bench, queue: &str) -> Result<()> {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+    fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![kind];
+        frame.extend(channel.to_be_bytes());
+        frame.extend((payload.len() as u32).to_be_bytes());
+        frame.extend(payload);
+        frame.push(0xce);
+        frame
+    }
+    fn short(text: &str) -> Vec<u8> {
+        [&[text.len() as u8], text.as_bytes()].concat()
+    }
+    fn long(bytes: &[u8]) -> Vec<u8> {
+        [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
+    }
+    async fn answer(stream: &mut TcpStream) -> Result<Vec<u8>> {
+        let mut head = [0; 7];
+        stream.read_exact(&mut head).await?;
+        let length = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+        let mut payload = vec![0; length + 1];
+        stream.read_exact(&mut payload).await?;
+        Ok(payload)
+    }
+    let mut stream = TcpStream::connect(("127.0.0.1", bench.host.broker().port())).await?;
+    let (user, password) = (bench.host.name(), bench.host.password());
+    stream.write_all(b"AMQP\0\0\x09\x01").await?;
+    answer(&mut stream).await?;
+    let response = format!("\0{user}\0{password}");
+    // connection.start-ok, tune-ok, open; channel.open, confirm.select.
+    let start_ok =
+        [&[0, 10, 0, 11][..], &long(b""), &short("PLAIN"), &long(response.as_bytes()), &short("en_US")].concat();
+    stream.write_all(&frame(1, 0, &start_ok)).await?;
+    let tune = answer(&mut stream).await?;
+    stream.write_all(&frame(1, 0, &[&[0, 10, 0, 31][..], &tune[4..12]].concat())).await?;
+    stream.write_all(&frame(1, 0, &[&[0, 10, 0, 40][..], &short(user), &[0, 0]].concat())).await?;
+    answer(&mut stream).await?;
+    stream.write_all(&frame(1, 1, &[0, 20, 0, 10, 0])).await?;
+    answer(&mut stream).await?;
+    stream.write_all(&frame(1, 1, &[0, 85, 0, 10, 0])).await?;
+    answer(&mut stream).await?;
+    // basic.publish; a content header with the property `headers` only; the body.
+    let publish = [&[0, 60, 0, 40, 0, 0][..], &short(""), &short(queue), &[0]].concat();
+    stream.write_all(&frame(1, 1, &publish)).await?;
+    let table = [&short("key")[..], b"S", &long(&[0xff, 0xfe])].concat();
+    let header = [&[0, 60, 0, 0][..], &1_u64.to_be_bytes(), &[0x20, 0], &long(&table)].concat();
+    stream.write_all(&frame(2, 1, &header)).await?;
+    stream.write_all(&frame(3, 1, b"x")).await?;
+    // basic.ack
+    let confirm = answer(&mut stream).await?;
+    ensure!(confirm.starts_with(&[0, 60, 0, 80]), "no confirm: {confirm:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_transaction_is_all_or_nothing() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    channel.queue_declare(queue("q")).await?;
+    let outcome = channel
+        .transaction(|transaction| async move {
+            transaction.publish(to("q"), plain(), "never").await?;
+            Err::<(), _>(Error::other("changed my mind"))
+        })
+        .await;
+    ensure!(outcome.is_err_and(|error| error.to_string() == "changed my mind"));
+    expect_empty(&channel, "q").await?;
+
+    let looker = channel.clone();
+    let sum = channel
+        .transaction(|transaction| async move {
+            transaction.publish(to("q"), plain(), "one").await?;
+            transaction.publish(to("q"), plain(), "two").await?;
+            // Nobody sees them before the commit.
+            let seen = looker.queue_declare(queue("q")).await?.messages;
+            Ok(seen)
+        })
+        .await?;
+    ensure!(sum == 0, "{sum} were seen before the commit");
+    expect_in(&channel, "q", "one").await?;
+    expect_in(&channel, "q", "two").await?;
+
+    let missing = channel
+        .transaction(|transaction| async move {
+            transaction.publish(BasicPublishArguments::new("missing", ""), plain(), "x").await?;
+            transaction.publish(to("q"), plain(), "y").await
+        })
+        .await;
+    ensure!(missing.is_err_and(|error| error.to_string().contains("404")), "committed");
+    expect_empty(&channel, "q").await
+}
+
+#[tokio::test]
+async fn a_channel_without_confirms_publishes_and_flushes_when_closed() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.connections.channel_without_confirms("fast").await?;
+    channel.queue_declare(queue("q")).await?;
+    for number in 0..5_000 {
+        channel.publish(to("q"), plain(), number.to_string()).await?;
+    }
+    let refused = channel.publish(to("q").mandatory(true).finish(), plain(), "x").await;
+    ensure!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    ensure!(bench.connections.channel("fast").await.is_err(), "one name, two kinds");
+    bench.connections.close_all().await?;
+    let again = ConnectionManager::new(bench.host.url().parse()?);
+    let declared = again.channel("count").await?.queue_declare(queue("q")).await?;
+    ensure!(declared.messages == 5_000, "{}", declared.messages);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_bounded() -> Result<()> {
+    let broker = Broker::start().await?;
+    let options = broker.url().parse::<ConnectOptions>()?.operation_timeout(Duration::from_secs(2));
+    let connections = ConnectionManager::new(options);
+    let channel = connections.channel("test").await?;
+    filled(&channel, "q", ["x".to_owned()]).await?;
+    broker.pause().await?;
+    // 1 MiB each: 16 of them are as much as may be unconfirmed.
+    let enqueued = Arc::new(AtomicUsize::new(0));
+    let (counter, publisher) = (enqueued.clone(), channel.clone());
+    let outcome: common::Result<()> = async move {
+        loop {
+            drop(publisher.enqueue(to("q"), plain(), vec![0; 1 << 20]).await?);
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    .await;
+    ensure!(matches!(outcome, Err(Error::Timeout { .. })), "{outcome:?}");
+    let count = enqueued.load(Ordering::Relaxed);
+    ensure!((15..=16).contains(&count), "{count} MiB in flight");
+    broker.resume().await?;
+    broker.shutdown().await
+}
+
+#[tokio::test]
+async fn the_next_host_is_tried_when_one_does_not_answer() -> Result<()> {
+    let bench = Bench::new().await?;
+    let url = bench.host.url();
+    let (user, rest) = url.split_once('@').context("a user")?;
+    // Nobody listens on port 1.
+    let connections = ConnectionManager::new(format!("{user}@127.0.0.1:1,{rest}").parse()?);
+    let channel = connections.channel("test").await?;
+    channel.queue_declare(queue("q")).await?;
+    for _ in 0..2 {
+        bench.host.close_all_connections().await?;
+        channel.publish_at_least_once(to("q"), plain(), "x").await?;
+    }
+    connections.close_all().await?;
+    Ok(())
+}
