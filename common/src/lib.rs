@@ -1,5 +1,70 @@
 //! What the lessons share: a connection to RabbitMQ that comes back by itself, confirmed publishing, streams of
 //! deliveries, and remote procedure calls, over [amqprs](https://docs.rs/amqprs).
+//!
+//! # The one idea: topology is code that runs again
+//!
+//! Other clients record what was declared and replay the record after a reconnect. Here a long-lived channel or consumer
+//! is given a *setup*, a function that declares what it needs. It runs when the channel is opened, and again, the same
+//! code, whenever the channel has to be opened anew. All that is kept is the function.
+//!
+//! ```no_run
+//! use amqprs::channel::BasicConsumeArguments;
+//! use common::{ConnectOptions, ConnectionManager, Result, Setup, quorum_queue};
+//!
+//! # async fn example() -> Result<()> {
+//! let connections = ConnectionManager::new("amqp://localhost".parse()?);
+//! let channel = connections.channel("worker").await?;
+//!
+//! let mut messages = channel.consume(subscribe).await?;
+//! while let Some(message) = messages.next().await? { // goes on across reconnects
+//!     println!("{}", message.text());
+//!     message.ack().await?;
+//! }
+//! # Ok(())
+//! # }
+//!
+//! async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+//!     channel.queue_declare(quorum_queue("hello")).await?;
+//!     Ok(BasicConsumeArguments::new("hello", ""))
+//! }
+//! ```
+//!
+//! # What is there again after a loss
+//!
+//! A loss is any of: the connection closed or cut by either side or the network, a peer gone silent (noticed by
+//! heartbeat), the broker stopped or killed, a channel closed by the broker, a consumer cancelled by it.
+//!
+//! | | afterwards | what a caller sees |
+//! |---|---|---|
+//! | the connection | dialled again, host after host, with growing pauses up to `reconnect_interval` | [`Event::Lost`], [`Event::Recovered`]; one warning in the log |
+//! | a channel | opened again in confirm mode, after its [`setup`](Channel::setup) steps ran in order | calls wait, up to their deadline |
+//! | what a setup declares | declared again, by running the setup | nothing; a failure is logged and retried |
+//! | what was declared outside a setup | only what the broker kept: durable yes, exclusive and auto-delete no | [`Error::Closed`] with 404 |
+//! | a consumer | its function runs again, then it consumes again, on the same [`Consumer`] | the stream pauses |
+//! | deliveries not yet read, manual acknowledgement | forgotten; RabbitMQ delivers them again | `redelivered` |
+//! | deliveries not yet read, automatic acknowledgement | still read: nobody else would | nothing |
+//! | a delivery in hand | RabbitMQ delivers it again | settling it gives [`Settlement::TooLate`] |
+//! | a message whose confirm was lost | may or may not have arrived | [`Error::Unconfirmed`] |
+//! | a message published meanwhile | waits for the connection | [`Error::Timeout`] past the deadline: nothing was sent |
+//! | [`Channel::publish_at_least_once`] | published again until confirmed | nothing, or a duplicate at the receiver |
+//! | a server-named queue | declared again, empty, under another name | [`Consumer::queue`] |
+//! | an RPC call on its way | over: its reply queue is gone | [`Error::Lost`] at once |
+//! | a transaction | rolled back, or unknown if it was lost during the commit | [`Error::Lost`], [`Error::Unconfirmed`] |
+//!
+//! The order: first the connection; then all channels and consumers at once, each by itself, so that one whose setup
+//! fails holds up no other. Hence a publisher may be back before a receiver's queue exists: a message to a fanout exchange
+//! then goes nowhere, and is confirmed.
+//!
+//! The first run of a setup fails to its caller. Later failures are logged and retried for ever, with one exception: a
+//! message that breaks the connection each time it is delivered ends its consumer ([`Error::Poisoned`]).
+//!
+//! # What is bounded
+//!
+//! Every call may be dropped at any point, and has a deadline ([`ConnectOptions::operation_timeout`]). On each channel
+//! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A consumer with manual acknowledgement has a prefetch
+//! of 100 unless its setup chooses one; with automatic acknowledgement nothing bounds what the broker sends, as AMQP has
+//! it. A peer that stops reading while the connection stays open keeps one socket and its tasks of amqprs until the
+//! program ends: amqprs cannot abort a write.
 
 #![deny(missing_docs)]
 
