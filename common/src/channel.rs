@@ -164,11 +164,7 @@ impl Channel {
     /// [`Closed`](Error::Closed) with 404 when there is no such queue.
     pub async fn get(&self, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
         check_name("queue name", &arguments.queue)?;
-        let opening = self.opening().await?;
-        let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
-        let doing = || format!("cannot get a message from queue `{queue}`");
-        let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await }).await?;
-        Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
+        self.on_opening(|opening| get(opening, arguments.clone())).await
     }
 
     /// Closes the channel after its outstanding confirms, bounded by the operation timeout. Its consumers, which have
@@ -194,12 +190,38 @@ impl Channel {
         timeout_at(core.deadline(), open).await.unwrap_or_else(|_| Err(core.timed_out("cannot open a channel")))
     }
 
+    /// Runs a call on the current opening; on the next one, if that ended through no fault of the call and before it was
+    /// carried out.
+    async fn on_opening<T, Fut>(&self, call: impl Fn(Arc<Opening>) -> Fut) -> Result<T>
+    where
+        Fut: Future<Output = Result<T>>,
+    {
+        let repeat = async {
+            loop {
+                match call(self.core.opening().await?).await {
+                    Err(Error::Stale) => {}
+                    outcome => return outcome,
+                }
+            }
+        };
+        // Each call has its own deadline; this one is for the time between them.
+        let patience = self.core.core.options.operation_timeout * 2;
+        timeout(patience, repeat).await.unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
+    }
+
     /// The current opening, once there is one.
     pub(crate) async fn opening(&self) -> Result<Arc<Opening>> {
         timeout_at(self.core.core.deadline(), self.core.opening())
             .await
             .unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
     }
+}
+
+async fn get(opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
+    let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
+    let doing = || format!("cannot get a message from queue `{queue}`");
+    let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await }).await?;
+    Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
 }
 
 impl ChannelCore {
@@ -276,7 +298,8 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
             reopen.failed(error).await;
             continue;
         }
-        reopen.succeeded();
+        reopen.ready();
+        reopen.recovered();
         channel.state.send_replace(ChannelState::Open(opening.clone()));
         if let Some(reason) = serve(&channel, &opening, &mut steps, &mut new_steps).await {
             channel.state.send_replace(ChannelState::Opening(Some(reason)));

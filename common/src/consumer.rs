@@ -239,6 +239,7 @@ impl Task {
                     if let Some(caller) = first.take() {
                         let _ = caller.send(Ok(()));
                     }
+                    reopen.ready();
                     tokio::select! {
                         error = opening.lost() => (error, queue),
                         () = self.stop.cancelled() => {
@@ -264,7 +265,7 @@ impl Task {
             };
             self.queue.send_replace(None);
             if since.elapsed() > SETTLED {
-                reopen.succeeded();
+                reopen.recovered();
             }
             if let Some(error) = suspicion.grows(&opening, &error) {
                 match first.take() {
@@ -292,7 +293,7 @@ impl Task {
         }
         let auto_ack = arguments.no_ack;
         if !auto_ack && !opening.qos_chosen.load(Ordering::Relaxed) {
-            basic_qos(opening, BasicQosArguments::new(0, USUAL_PREFETCH, false)).await?;
+            basic_qos(opening.clone(), BasicQosArguments::new(0, USUAL_PREFETCH, false)).await?;
         }
         let queue = match &*arguments.queue {
             "" => opening.last_queue.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -18,7 +18,7 @@ pub enum Event {
     Closed,
 }
 
-/// The events of a connection, made by [`ConnectionManager::events`]. It holds the latest one only: a reader that is
+/// The events of a connection, made by [`ConnectionManager::events`](crate::ConnectionManager::events). It holds the latest one only: a reader that is
 /// late misses those that are over.
 ///
 /// ```no_run

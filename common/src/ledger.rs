@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Instant,
 };
 
@@ -21,6 +21,8 @@ pub(crate) struct Ledger {
     /// Told each time nothing is left to wait for.
     empty: Notify,
     pub loss: Loss,
+    /// The broker ended the channel because of a message published or settled on it, and not of any other call.
+    pub by_message: AtomicBool,
 }
 
 #[derive(Debug, Default)]

@@ -23,6 +23,12 @@ use tokio::{
 
 use crate::{ConnectOptions, Error, Result, loss::Loss, options::Host};
 
+/// amqprs loses a channel number each time the broker closes a channel, and panics when they run out, usually at 2,047:
+/// start afresh well before.
+const MOST_CLOSED_CHANNELS: u32 = 1_500;
+
+const RESERVE: u32 = 32;
+
 /// A connection that was up at least once.
 pub(crate) struct Link {
     // An option only so that `drop` can take it.
@@ -35,10 +41,56 @@ pub(crate) struct Link {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     pub loss: Loss,
-    /// Channels that the broker closed. amqprs never frees their numbers and panics when it runs out at 2,047.
-    pub closed_channels: AtomicU32,
+    /// Channels that the broker closed: amqprs never frees their numbers.
+    closed_channels: AtomicU32,
+    /// Channels that are open, or being opened.
+    open_channels: AtomicU32,
     /// The consumer that subscribed last: when the connection then breaks, it is the one to suspect.
     pub last_consumer: AtomicU64,
+}
+
+/// One of the connection's channel numbers, given back when dropped.
+pub(crate) struct Number(Arc<Health>);
+
+impl Health {
+    /// Counts one more channel. amqprs panics when there is no number left for it.
+    pub fn take_number(self: &Arc<Self>, connection: &Connection) -> Result<Number> {
+        // A number is free a moment after its channel is closed: some are kept in reserve.
+        let most = match connection.channel_max() {
+            0 => u32::from(u16::MAX),
+            most => u32::from(most),
+        }
+        .saturating_sub(RESERVE)
+        .max(1);
+        let number = Number(self.clone());
+        let open = self.open_channels.fetch_add(1, Ordering::Relaxed) + 1;
+        if open > most {
+            return Err(Error::Invalid(format!("RabbitMQ allows {most} channels on one connection")));
+        }
+        if open + self.closed_channels.load(Ordering::Relaxed) > most {
+            self.worn_out();
+            return Err(Error::Stale);
+        }
+        Ok(number)
+    }
+
+    /// The broker closed a channel, and its number is gone.
+    pub fn channel_closed(&self) {
+        if self.closed_channels.fetch_add(1, Ordering::Relaxed) >= MOST_CLOSED_CHANNELS {
+            self.worn_out();
+        }
+    }
+
+    /// Ends the connection, so that its owner makes another one.
+    fn worn_out(&self) {
+        self.loss.signal(Error::lost("RabbitMQ has closed so many channels that their numbers run out"));
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        self.0.open_channels.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Link {
@@ -69,11 +121,6 @@ impl Link {
     /// The connection, for opening a channel on it. `None` only while it is being dropped.
     pub fn connection(&self) -> Option<Connection> {
         self.connection.clone()
-    }
-
-    /// How many channel numbers are gone for good.
-    pub fn closed_channels(&self) -> u32 {
-        self.health.closed_channels.load(Ordering::Relaxed)
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     error::{Error, Result, Returned},
     ledger::{Ledger, Verdict},
-    link::{Health, Link},
+    link::{Health, Link, Number},
 };
 
 /// Carries the number of a mandatory message: the broker returns it without one.
@@ -33,6 +33,7 @@ const LINGER: Duration = Duration::from_millis(20);
 pub(crate) struct Opening {
     // An option only so that `drop` can take it.
     raw: Option<RawChannel>,
+    _number: Number,
     pub ledger: Arc<Ledger>,
     /// Held while numbering and publishing a message, or while settling a delivery: both depend on the order.
     pub turn: Mutex<Settled>,
@@ -56,11 +57,12 @@ impl Opening {
     pub async fn open(link: &Link, confirms: bool, deadline: Duration) -> Result<Arc<Self>> {
         let lost = || link.health.loss.reason().unwrap_or(Error::lost("it is being closed"));
         let Some(connection) = link.connection() else { return Err(lost()) };
+        let number = link.health.take_number(&connection)?;
         // In a task of its own: dropping the call half-way would kill amqprs's reader (amqprs-notes.md, 1).
-        let task = tokio::spawn(async move { connection.open_channel(None).await });
-        let raw = tokio::select! {
+        let task = tokio::spawn(async move { connection.open_channel(None).await.map(|raw| (raw, number)) });
+        let (raw, number) = tokio::select! {
             opened = task => match opened {
-                Ok(Ok(raw)) => raw,
+                Ok(Ok(opened)) => opened,
                 Ok(Err(_)) | Err(_) => return Err(lost()),
             },
             error = link.health.loss.wait() => return Err(error),
@@ -69,6 +71,7 @@ impl Opening {
         let ledger = Arc::new(Ledger::default());
         let opening = Arc::new(Self {
             raw: Some(raw.clone()),
+            _number: number,
             ledger: ledger.clone(),
             turn: Mutex::default(),
             calls: Arc::default(),
@@ -103,7 +106,11 @@ impl Opening {
         let raw = self.raw()?.clone();
         let turn = tokio::select! {
             turn = timeout_at(deadline, self.calls.clone().lock_owned()) => turn,
-            error = self.ledger.loss.wait() => return Err(during(&doing, error)),
+            // Nothing was sent, so it is no fault of this call.
+            error = self.ledger.loss.wait() => return Err(match error {
+                Error::Shutdown(_) => error,
+                _ => Error::Stale,
+            }),
         };
         let Ok(turn) = turn else { return Err(self.discard(&doing)) };
         let task = self.runtime.spawn(async move {
@@ -117,12 +124,22 @@ impl Opening {
                 Ok(Ok(answer)) => Ok(answer),
                 // The broker's reason is with the callback, here a moment earlier or later.
                 Ok(Err(_)) | Err(_) => match timeout(LINGER * 50, self.ledger.loss.wait()).await {
-                    Ok(reason) => Err(during(&doing, reason)),
+                    Ok(reason) => Err(self.blame(&doing, reason)),
                     Err(_) => Err(self.discard(&doing)),
                 },
             },
-            reason = self.ledger.loss.wait() => Err(during(&doing, reason)),
+            reason = self.ledger.loss.wait() => Err(self.blame(&doing, reason)),
             () = sleep_until(deadline) => Err(self.discard(&doing)),
+        }
+    }
+
+    /// The reason why a call that was sent has no answer, with what was being done in front of the broker's words.
+    fn blame(&self, doing: &impl Fn() -> String, reason: Error) -> Error {
+        match reason {
+            // The broker saw the bad message first, and has ignored the call.
+            Error::Closed { .. } if self.ledger.by_message.load(Ordering::Relaxed) => Error::Stale,
+            Error::Closed { code, text, .. } => Error::Closed { doing: doing(), code, text },
+            reason => reason,
         }
     }
 
@@ -173,14 +190,6 @@ fn no_answer(doing: &str, after: Duration) -> Error {
     Error::Timeout { doing: doing.into(), after, reason: "the connection stands, but RabbitMQ is silent".into() }
 }
 
-/// Puts what was being done in front of the broker's reason.
-fn during(doing: &impl Fn() -> String, error: Error) -> Error {
-    match error {
-        Error::Closed { code, text, .. } => Error::Closed { doing: doing(), code, text },
-        error => error,
-    }
-}
-
 /// Hears what the broker says on this channel. It runs inside amqprs's dispatcher, so it never calls the channel,
 /// and it holds the ledger but not the opening, which it would keep alive.
 struct Callback {
@@ -198,10 +207,12 @@ impl Drop for Callback {
 #[async_trait]
 impl ChannelCallback for Callback {
     async fn close(&mut self, _: &RawChannel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
-        self.health.closed_channels.fetch_add(1, Ordering::Relaxed);
+        self.health.channel_closed();
         let (code, text) = (close.reply_code(), close.reply_text().clone());
-        // Class 60, method 40: basic.publish.
+        // basic.publish; basic.ack, reject, nack.
         let refused = (close.class_id(), close.method_id()) == (60, 40);
+        let unsettled = matches!((close.class_id(), close.method_id()), (60, 80 | 90 | 120));
+        self.ledger.by_message.store(refused || unsettled, Ordering::Relaxed);
         let doing = if refused { "RabbitMQ refused a message" } else { "RabbitMQ closed the channel" };
         self.ledger.end(Error::Closed { doing: doing.into(), code, text }, refused);
         // No close-ok, and not at once: else what is still on its way costs the whole connection.

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn parameters_are_read() {
-        let options = parse("amqp://h?heartbeat=7&connection_timeout=3&reconnect_interval=2.5&fail_fast=0&name=my%20app");
+        let options =
+            parse("amqp://h?heartbeat=7&connection_timeout=3&reconnect_interval=2.5&fail_fast=0&name=my%20app");
         assert_eq!((options.heartbeat, options.fail_fast, options.name.as_deref()), (7, false, Some("my app")));
         assert_eq!((options.connection_timeout.as_secs(), options.reconnect_interval.as_millis()), (3, 2500));
     }

@@ -20,12 +20,14 @@ pub(crate) struct Reopen {
     name: String,
     confirms: bool,
     pauses: ExponentialBackoff,
+    /// What was warned of last, so that the same trouble is said once.
+    said: Option<String>,
 }
 
 impl Reopen {
     pub fn new(core: Arc<Core>, closing: CancellationToken, name: &str, confirms: bool) -> Self {
         let pauses = backoff(&core.options);
-        Self { core, closing, name: name.to_owned(), confirms, pauses }
+        Self { core, closing, name: name.to_owned(), confirms, pauses, said: None }
     }
 
     /// The next opening, on whatever connection is then alive. `None` when the owner has to close.
@@ -58,11 +60,13 @@ impl Reopen {
         if self.closing.is_cancelled() {
             return;
         }
-        // A lost connection is reported once, by its supervisor.
-        if error.is_loss() {
-            tracing::debug!("channel `{}`: {error}", self.name);
+        let trouble = error.to_string();
+        // A lost connection is reported by its supervisor.
+        if error.is_loss() || self.said.as_ref() == Some(&trouble) {
+            tracing::debug!("channel `{}`: {trouble}", self.name);
         } else {
-            tracing::warn!("channel `{}` cannot be set up: {error}; trying again", self.name);
+            tracing::warn!("channel `{}`: {trouble}; opening it again", self.name);
+            self.said = Some(trouble);
         }
         let pause = self.pauses.next().unwrap_or(self.core.options.reconnect_interval);
         tokio::select! {
@@ -71,8 +75,15 @@ impl Reopen {
         }
     }
 
-    /// The opening is ready: the next trouble starts with short pauses again.
-    pub fn succeeded(&mut self) {
+    /// The opening is ready for use.
+    pub fn ready(&mut self) {
+        if self.said.take().is_some() {
+            tracing::info!("channel `{}` is open again", self.name);
+        }
+    }
+
+    /// The opening has proved itself: the next trouble starts with short pauses again.
+    pub fn recovered(&mut self) {
         self.pauses = backoff(&self.core.options);
     }
 }

@@ -22,8 +22,11 @@ impl Setup {
         Self { opening: opening.clone() }
     }
 
-    async fn opening(&self) -> Result<Arc<Opening>> {
-        Ok(self.opening.clone())
+    async fn on_opening<T, Fut>(&self, call: impl Fn(Arc<Opening>) -> Fut) -> Result<T>
+    where
+        Fut: Future<Output = Result<T>>,
+    {
+        call(self.opening.clone()).await
     }
 }
 

@@ -11,9 +11,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{ConnectOptions, Error, Result, events::Event, link::Link};
 
-/// amqprs loses a channel number each time the broker closes a channel, and panics at 2,047: start afresh before.
-const MOST_CLOSED_CHANNELS: u32 = 1_500;
-
 /// What the tasks share.
 pub(crate) struct Core {
     pub options: ConnectOptions,
@@ -135,55 +132,41 @@ async fn first_connection(core: &Core, requests: &mut mpsc::UnboundedReceiver<Re
             request = requests.recv() => vec![request?],
             () = core.stop.cancelled() => return None,
         };
-        let mut pauses = backoff(&core.options);
-        let dialled = loop {
-            let dialled = tokio::select! {
-                dialled = Link::dial(&core.options) => dialled,
-                () = core.stop.cancelled() => return None,
-            };
-            match &dialled {
-                Err(error) if !core.options.fail_fast => {
-                    tracing::warn!("{error}; trying again");
-                    core.link.send_replace(LinkState::Down(Some(error.clone())));
-                    tokio::select! {
-                        () = sleep(pauses.next().unwrap_or_default()) => {}
-                        () = core.stop.cancelled() => return None,
-                    }
-                }
-                _ => break dialled,
+        let dialled = tokio::select! {
+            dialled = Link::dial(&core.options) => dialled.map(Arc::new),
+            () = core.stop.cancelled() => return None,
+        };
+        let dialled = match dialled {
+            Err(error) if !core.options.fail_fast => {
+                tracing::warn!("{error}; trying until it works");
+                core.link.send_replace(LinkState::Down(Some(error)));
+                Ok(next_connection(core).await?)
             }
+            dialled => dialled,
         };
         while let Ok(request) = requests.try_recv() {
             waiting.push(request);
         }
-        let outcome = dialled.as_ref().map(|_| ()).map_err(Clone::clone);
-        let link = dialled.ok().map(Arc::new);
-        if let Some(link) = &link {
+        if let Ok(link) = &dialled {
             core.link.send_replace(LinkState::Up(link.clone()));
         }
         for request in waiting {
-            let _ = request.send(outcome.clone());
+            let _ = request.send(dialled.as_ref().map(drop).map_err(Clone::clone));
         }
-        if link.is_some() {
-            return link;
+        if let Ok(link) = dialled {
+            return Some(link);
         }
     }
 }
 
-/// Until the connection is lost or used up: the reason. `None` when everything has to end.
+/// Until the connection is lost: the reason. `None` when everything has to end.
 async fn watch_over(core: &Core, link: &Link, requests: &mut mpsc::UnboundedReceiver<Request>) -> Option<Error> {
-    let mut wear = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return None,
             reason = link.health.loss.wait() => return Some(reason),
             request = requests.recv() => {
                 let _ = request?.send(Ok(()));
-            }
-            _ = wear.tick() => if link.closed_channels() > MOST_CLOSED_CHANNELS {
-                let reason = Error::lost(format!("{MOST_CLOSED_CHANNELS} channels were closed on it"));
-                link.health.loss.signal(reason.clone());
-                return Some(reason);
             }
         }
     }

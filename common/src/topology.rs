@@ -7,7 +7,7 @@ use amqprs::channel::{
     QueueUnbindArguments,
 };
 use amqprs::{FieldTable, FieldValue};
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use crate::{Error, Result, opening::Opening};
 
@@ -39,7 +39,7 @@ pub fn quorum_queue(name: &str) -> QueueDeclareArguments {
     QueueDeclareArguments::durable_client_named(name).arguments(arguments).finish()
 }
 
-/// Gives a type with `async fn opening(&self) -> Result<Arc<Opening>>` the topology calls.
+/// Gives a type with `on_opening`, which runs a call on its opening, the topology calls.
 macro_rules! topology_calls {
     ($type:ty) => {
         impl $type {
@@ -53,7 +53,7 @@ macro_rules! topology_calls {
                 &self,
                 arguments: amqprs::channel::QueueDeclareArguments,
             ) -> crate::Result<crate::QueueDeclared> {
-                crate::topology::queue_declare(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::queue_declare(opening, arguments.clone())).await
             }
 
             /// Binds a queue to an exchange: messages whose routing key fits the binding key come to the queue.
@@ -61,7 +61,7 @@ macro_rules! topology_calls {
             /// # Errors
             /// [`Closed`](crate::Error::Closed) with 404 when either is missing.
             pub async fn queue_bind(&self, arguments: amqprs::channel::QueueBindArguments) -> crate::Result<()> {
-                crate::topology::queue_bind(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::queue_bind(opening, arguments.clone())).await
             }
 
             /// Undoes a [`queue_bind`](Self::queue_bind) with the same arguments.
@@ -69,7 +69,7 @@ macro_rules! topology_calls {
             /// # Errors
             /// [`Closed`](crate::Error::Closed) when the broker refuses.
             pub async fn queue_unbind(&self, arguments: amqprs::channel::QueueUnbindArguments) -> crate::Result<()> {
-                crate::topology::queue_unbind(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::queue_unbind(opening, arguments.clone())).await
             }
 
             /// Empties a queue, and tells how many messages were thrown away.
@@ -77,7 +77,7 @@ macro_rules! topology_calls {
             /// # Errors
             /// [`Closed`](crate::Error::Closed) with 404 when it is missing.
             pub async fn queue_purge(&self, arguments: amqprs::channel::QueuePurgeArguments) -> crate::Result<u32> {
-                crate::topology::queue_purge(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::queue_purge(opening, arguments.clone())).await
             }
 
             /// Deletes a queue (if unused, if empty, when asked so), and tells how many messages went with it.
@@ -85,7 +85,7 @@ macro_rules! topology_calls {
             /// # Errors
             /// [`Closed`](crate::Error::Closed) with 406 when it is in use or not empty.
             pub async fn queue_delete(&self, arguments: amqprs::channel::QueueDeleteArguments) -> crate::Result<u32> {
-                crate::topology::queue_delete(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::queue_delete(opening, arguments.clone())).await
             }
 
             /// Declares an exchange: creates it, or checks that it exists with these arguments
@@ -97,7 +97,7 @@ macro_rules! topology_calls {
                 &self,
                 arguments: amqprs::channel::ExchangeDeclareArguments,
             ) -> crate::Result<()> {
-                crate::topology::exchange_declare(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::exchange_declare(opening, arguments.clone())).await
             }
 
             /// Deletes an exchange (if unused, when asked so).
@@ -108,7 +108,7 @@ macro_rules! topology_calls {
                 &self,
                 arguments: amqprs::channel::ExchangeDeleteArguments,
             ) -> crate::Result<()> {
-                crate::topology::exchange_delete(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::exchange_delete(opening, arguments.clone())).await
             }
 
             /// Binds an exchange to another one, from which it then receives
@@ -117,7 +117,7 @@ macro_rules! topology_calls {
             /// # Errors
             /// [`Closed`](crate::Error::Closed) with 404 when either is missing.
             pub async fn exchange_bind(&self, arguments: amqprs::channel::ExchangeBindArguments) -> crate::Result<()> {
-                crate::topology::exchange_bind(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::exchange_bind(opening, arguments.clone())).await
             }
 
             /// Undoes an [`exchange_bind`](Self::exchange_bind) with the same arguments.
@@ -128,7 +128,7 @@ macro_rules! topology_calls {
                 &self,
                 arguments: amqprs::channel::ExchangeUnbindArguments,
             ) -> crate::Result<()> {
-                crate::topology::exchange_unbind(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::exchange_unbind(opening, arguments.clone())).await
             }
 
             /// Sets how many unacknowledged deliveries the broker hands to each consumer that starts afterwards
@@ -137,7 +137,7 @@ macro_rules! topology_calls {
             /// # Errors
             /// [`Closed`](crate::Error::Closed) when the broker refuses: since RabbitMQ 4.3 it denies `global`.
             pub async fn basic_qos(&self, arguments: amqprs::channel::BasicQosArguments) -> crate::Result<()> {
-                crate::topology::basic_qos(&*self.opening().await?, arguments).await
+                self.on_opening(|opening| crate::topology::basic_qos(opening, arguments.clone())).await
             }
         }
     };
@@ -170,7 +170,7 @@ fn check_declaration(arguments: &QueueDeclareArguments) -> Result<String> {
     Ok(name.to_owned())
 }
 
-pub(crate) async fn queue_declare(opening: &Opening, arguments: QueueDeclareArguments) -> Result<QueueDeclared> {
+pub(crate) async fn queue_declare(opening: Arc<Opening>, arguments: QueueDeclareArguments) -> Result<QueueDeclared> {
     let name = check_declaration(&arguments)?;
     let doing = || format!("cannot declare queue `{name}`");
     let declared = opening.call(doing, |raw| async move { raw.queue_declare(arguments).await }).await?;
@@ -179,7 +179,7 @@ pub(crate) async fn queue_declare(opening: &Opening, arguments: QueueDeclareArgu
     Ok(QueueDeclared { name, messages, consumers })
 }
 
-pub(crate) async fn queue_bind(opening: &Opening, arguments: QueueBindArguments) -> Result<()> {
+pub(crate) async fn queue_bind(opening: Arc<Opening>, arguments: QueueBindArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("queue name", &arguments.queue)?;
     check_name("exchange name", &arguments.exchange)?;
@@ -189,7 +189,7 @@ pub(crate) async fn queue_bind(opening: &Opening, arguments: QueueBindArguments)
     opening.call(doing, |raw| async move { raw.queue_bind(arguments).await }).await
 }
 
-pub(crate) async fn queue_unbind(opening: &Opening, arguments: QueueUnbindArguments) -> Result<()> {
+pub(crate) async fn queue_unbind(opening: Arc<Opening>, arguments: QueueUnbindArguments) -> Result<()> {
     check_name("queue name", &arguments.queue)?;
     check_name("exchange name", &arguments.exchange)?;
     check_name("binding key", &arguments.routing_key)?;
@@ -198,7 +198,7 @@ pub(crate) async fn queue_unbind(opening: &Opening, arguments: QueueUnbindArgume
     opening.call(doing, |raw| async move { raw.queue_unbind(arguments).await }).await
 }
 
-pub(crate) async fn queue_purge(opening: &Opening, arguments: QueuePurgeArguments) -> Result<u32> {
+pub(crate) async fn queue_purge(opening: Arc<Opening>, arguments: QueuePurgeArguments) -> Result<u32> {
     check_answered(arguments.no_wait)?;
     check_name("queue name", &arguments.queue)?;
     let queue = arguments.queue.clone();
@@ -207,7 +207,7 @@ pub(crate) async fn queue_purge(opening: &Opening, arguments: QueuePurgeArgument
     Ok(purged.unwrap_or_default())
 }
 
-pub(crate) async fn queue_delete(opening: &Opening, arguments: QueueDeleteArguments) -> Result<u32> {
+pub(crate) async fn queue_delete(opening: Arc<Opening>, arguments: QueueDeleteArguments) -> Result<u32> {
     check_answered(arguments.no_wait)?;
     check_name("queue name", &arguments.queue)?;
     let queue = arguments.queue.clone();
@@ -216,7 +216,7 @@ pub(crate) async fn queue_delete(opening: &Opening, arguments: QueueDeleteArgume
     Ok(deleted.unwrap_or_default())
 }
 
-pub(crate) async fn exchange_declare(opening: &Opening, arguments: ExchangeDeclareArguments) -> Result<()> {
+pub(crate) async fn exchange_declare(opening: Arc<Opening>, arguments: ExchangeDeclareArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("exchange name", &arguments.exchange)?;
     check_name("exchange type", &arguments.exchange_type)?;
@@ -225,7 +225,7 @@ pub(crate) async fn exchange_declare(opening: &Opening, arguments: ExchangeDecla
     opening.call(doing, |raw| async move { raw.exchange_declare(arguments).await }).await
 }
 
-pub(crate) async fn exchange_delete(opening: &Opening, arguments: ExchangeDeleteArguments) -> Result<()> {
+pub(crate) async fn exchange_delete(opening: Arc<Opening>, arguments: ExchangeDeleteArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("exchange name", &arguments.exchange)?;
     let exchange = arguments.exchange.clone();
@@ -233,7 +233,7 @@ pub(crate) async fn exchange_delete(opening: &Opening, arguments: ExchangeDelete
     opening.call(doing, |raw| async move { raw.exchange_delete(arguments).await }).await
 }
 
-pub(crate) async fn exchange_bind(opening: &Opening, arguments: ExchangeBindArguments) -> Result<()> {
+pub(crate) async fn exchange_bind(opening: Arc<Opening>, arguments: ExchangeBindArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("exchange name", &arguments.destination)?;
     check_name("exchange name", &arguments.source)?;
@@ -243,7 +243,7 @@ pub(crate) async fn exchange_bind(opening: &Opening, arguments: ExchangeBindArgu
     opening.call(doing, |raw| async move { raw.exchange_bind(arguments).await }).await
 }
 
-pub(crate) async fn exchange_unbind(opening: &Opening, arguments: ExchangeUnbindArguments) -> Result<()> {
+pub(crate) async fn exchange_unbind(opening: Arc<Opening>, arguments: ExchangeUnbindArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("exchange name", &arguments.destination)?;
     check_name("exchange name", &arguments.source)?;
@@ -253,7 +253,7 @@ pub(crate) async fn exchange_unbind(opening: &Opening, arguments: ExchangeUnbind
     opening.call(doing, |raw| async move { raw.exchange_unbind(arguments).await }).await
 }
 
-pub(crate) async fn basic_qos(opening: &Opening, arguments: BasicQosArguments) -> Result<()> {
+pub(crate) async fn basic_qos(opening: Arc<Opening>, arguments: BasicQosArguments) -> Result<()> {
     let count = arguments.prefetch_count;
     let doing = || format!("cannot set a prefetch of {count}");
     opening.call(doing, |raw| async move { raw.basic_qos(arguments).await }).await?;

@@ -8,7 +8,7 @@ mod recovering;
 mod rpc;
 mod settling;
 
-use std::time::Duration;
+use std::{sync::Once, time::Duration};
 
 use amqprs::{
     BasicProperties, FieldTable,
@@ -31,6 +31,7 @@ impl Bench {
     }
 
     async fn with(change: impl FnOnce(ConnectOptions) -> ConnectOptions) -> Result<Self> {
+        fail_when_amqprs_panics();
         let host = Broker::shared().await?.virtual_host().await?;
         let options = change(host.url().parse::<ConnectOptions>()?);
         Ok(Self { connections: ConnectionManager::new(options), host })
@@ -52,6 +53,20 @@ impl Bench {
         let listed = self.host.broker().rabbitmqctl(&["-q", "list_channels", "user"]).await?;
         Ok(listed.lines().filter(|line| line.trim() == user).count() as u64)
     }
+}
+
+/// amqprs panics in tasks of its own, where no test sees it: let it end the whole run.
+fn fail_when_amqprs_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            usual(panic);
+            if panic.location().is_some_and(|location| location.file().contains("amqprs")) {
+                std::process::abort();
+            }
+        }));
+    });
 }
 
 /// A classic queue, the fastest to declare.
