@@ -1,0 +1,13 @@
+//! Plays all lessons with the real programs, and checks what it shows.
+//!
+//!     cargo tour
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use testbed::tour::{Options, run};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    run(Options::parse()).await
+}

@@ -1,0 +1,367 @@
+//! A private RabbitMQ node: a process of ours, from a `rabbitmq-server` that is installed here.
+//!
+//! It shares nothing with the system's own node: neither ports nor name, neither data nor
+//! configuration, not even `epmd`, the little name server that Erlang would start for all nodes and leave
+//! running. All it writes is in one temporary directory.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs::{self, DirBuilder, File},
+    net::TcpStream,
+    os::unix::{fs::DirBuilderExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Machinery, PORT_TAKEN, Ports, last_words,
+    ports::{free_port, random},
+};
+use crate::guard::Guard;
+
+/// How long a node may take to stop in good order.
+const STOP: Duration = Duration::from_secs(30);
+
+/// How long `epmd` may take until it listens.
+const EPMD: Duration = Duration::from_secs(5);
+
+/// Runs a command as a process group of its own, whose number is in a file before it starts. The
+/// second look at the file is for the guard: it takes the whole directory `run` away, and then either
+/// finds the number in it or knows that the command will not run.
+const LAUNCH: &str = r#"echo $$ >"$1" && [ -e "$1" ] && shift && exec "$@""#;
+
+/// Kills the process groups in `$1/run`, and removes `$1`. What a dying process still writes may need a second attempt.
+const SWEEPER: &str = r#"
+while read -r line; do :; done
+mv "$1/run" "$1/ended"
+for file in "$1"/ended/*; do
+  [ -e "$file" ] && kill -KILL "-$(cat "$file")"
+done
+try=0
+until rm -rf "$1" || [ $try -eq 50 ]; do
+  try=$((try + 1))
+  sleep 0.1
+done
+"#;
+
+/// A node, gone with its directory when this is dropped, or when this process ends.
+pub(super) struct NodeBroker {
+    commands: Commands,
+    environment: Vec<(&'static str, OsString)>,
+    node: Mutex<Option<Group>>,
+    epmd: Option<Group>,
+    // After the processes: it removes what is left of them.
+    guard: Option<Guard>,
+    directory: PathBuf,
+}
+
+/// The programs of an installed RabbitMQ.
+#[derive(Clone, Debug)]
+pub(super) struct Commands {
+    directory: PathBuf,
+    epmd: PathBuf,
+}
+
+impl Commands {
+    /// Looks for them where the packages of Linux distributions and of Homebrew put them.
+    pub(super) fn find() -> Result<Commands> {
+        let search_path = env::var_os("PATH").unwrap_or_default();
+        let on_path = || env::split_paths(&search_path);
+        // The packages of distributions put a script on the path that insists on their own user. The
+        // real one does not mind who runs it.
+        let directory = ["/usr/lib/rabbitmq/bin", "/usr/lib64/rabbitmq/bin"]
+            .into_iter()
+            .map(PathBuf::from)
+            .chain(on_path())
+            .chain(["/opt/homebrew/sbin".into(), "/usr/local/sbin".into()])
+            .find(|directory| directory.join("rabbitmq-server").is_file())
+            .context("it is not installed on this machine")?;
+        // `erl` is often a link into the directory where all of Erlang's programs are.
+        let beside_erl = on_path()
+            .find_map(|directory| directory.join("erl").canonicalize().ok())
+            .and_then(|erl| erl.parent().map(Path::to_owned));
+        let epmd = on_path()
+            .chain(beside_erl)
+            .map(|directory| directory.join("epmd"))
+            .find(|epmd| epmd.is_file())
+            .with_context(|| format!("it is in {}, but Erlang's `epmd` is not to be found", directory.display()))?;
+        Ok(Commands { directory, epmd })
+    }
+}
+
+impl NodeBroker {
+    /// Starts a node that offers the broker on `ports`; not yet ready when this returns.
+    pub(super) async fn start(commands: Commands, ports: Ports, report: &dyn Fn(&str)) -> Result<NodeBroker> {
+        report(&format!("starting a private node with {}", commands.directory.join("rabbitmq-server").display()));
+        let name = format!("testbed-{}-{:016x}", std::process::id(), random());
+        let directory = env::temp_dir().join(&name);
+        let guard = Guard::arm(SWEEPER, &[directory.clone().into()], &[])?;
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        fs::create_dir(directory.join("run"))?;
+        let epmd_port = free_port(None, &[ports.amqp, ports.management])?;
+        let dist_port = free_port(None, &[ports.amqp, ports.management, epmd_port])?;
+        let environment = configure(&directory, &name, ports, epmd_port, dist_port)?;
+        let mut broker =
+            NodeBroker { commands, environment, node: Mutex::new(None), epmd: None, guard: Some(guard), directory };
+        broker.start_epmd(epmd_port).await?;
+        broker.start_node()?;
+        Ok(broker)
+    }
+
+    async fn start_epmd(&mut self, port: u16) -> Result<()> {
+        let address = ("127.0.0.1", port);
+        let mut command = self.command("epmd", self.commands.epmd.as_os_str());
+        command.args(["-address", address.0, "-port", &port.to_string()]);
+        let mut epmd = Group::start(command, self.run_file("epmd"))?;
+        let deadline = Instant::now() + EPMD;
+        while TcpStream::connect(address).is_err() {
+            if !epmd.runs()? {
+                bail!("{} ended at once", self.commands.epmd.display());
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not listen", self.commands.epmd.display());
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.epmd = Some(epmd);
+        Ok(())
+    }
+
+    fn start_node(&self) -> Result<()> {
+        let server = self.commands.directory.join("rabbitmq-server");
+        let log = File::create(self.log_file())?;
+        let mut command = self.command("node", server.as_os_str());
+        command.stdout(log.try_clone()?).stderr(log);
+        *self.node() = Some(Group::start(command, self.run_file("node"))?);
+        Ok(())
+    }
+
+    /// A program in the environment of the node.
+    fn command(&self, file: &str, program: &OsStr) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", LAUNCH, "testbed-launch"]);
+        command.arg(self.run_file(file)).arg(program);
+        self.environment_for(&mut command);
+        command
+    }
+
+    fn environment_for(&self, command: &mut Command) {
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("RABBITMQ_") || text.starts_with("ERL_") {
+                command.env_remove(&name);
+            }
+        }
+        command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+    }
+
+    fn run_file(&self, name: &str) -> PathBuf {
+        self.directory.join("run").join(name)
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.join("node.log")
+    }
+
+    fn node(&self) -> MutexGuard<'_, Option<Group>> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        match &mut *self.node() {
+            Some(node) => node.signal(signal),
+            None => bail!("the node is not running"),
+        }
+    }
+
+    async fn ended(&self) -> Result<()> {
+        let deadline = Instant::now() + STOP;
+        while self.runs()? {
+            if Instant::now() > deadline {
+                bail!("the node has not stopped after {} s", STOP.as_secs());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        // Its number may now become another's.
+        *self.node() = None;
+        Ok(())
+    }
+
+    fn runs(&self) -> Result<bool> {
+        match &mut *self.node() {
+            Some(node) => node.runs(),
+            None => Ok(false),
+        }
+    }
+}
+
+#[async_trait]
+impl Machinery for NodeBroker {
+    async fn stop(&self) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        self.ended().await
+    }
+
+    async fn kill(&self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.ended().await
+    }
+
+    async fn start_again(&self) -> Result<()> {
+        if self.runs()? {
+            bail!("the node is running already");
+        }
+        self.start_node()
+    }
+
+    async fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    async fn is_running(&self) -> Result<bool> {
+        self.runs()
+    }
+
+    async fn rabbitmqctl(&self, arguments: &[&str]) -> Result<String> {
+        let program = self.commands.directory.join("rabbitmqctl");
+        let mut command = Command::new(program);
+        self.environment_for(&mut command);
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = tokio::process::Command::from(command);
+        let output = command.kill_on_drop(true).output().await?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!(
+                "rabbitmqctl {}: {}: {stdout}{}",
+                arguments.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(stdout)
+    }
+
+    /// What the node printed last, in one line: the reason why it does not start.
+    async fn last_words(&self) -> String {
+        let log = fs::read(self.log_file()).unwrap_or_default();
+        last_words(&String::from_utf8_lossy(&log))
+    }
+}
+
+impl Drop for NodeBroker {
+    fn drop(&mut self) {
+        // In this order: the node's own end would otherwise be news to `epmd`.
+        drop(self.node().take());
+        drop(self.epmd.take());
+        drop(self.guard.take());
+        // In case the guard could not: there is nothing more to be done about a failure.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Whether a node did not start because somebody else had taken one of its ports.
+pub(super) fn is_port_taken(error: &anyhow::Error) -> bool {
+    error.to_string().contains(PORT_TAKEN)
+}
+
+/// Writes the node's configuration and gives back its environment.
+fn configure(
+    directory: &Path,
+    name: &str,
+    ports: Ports,
+    epmd_port: u16,
+    dist_port: u16,
+) -> Result<Vec<(&'static str, OsString)>> {
+    let file = |name: &str, text: &str| -> Result<OsString> {
+        let path = directory.join(name);
+        fs::write(&path, text)?;
+        Ok(path.into())
+    };
+    let configuration = format!(
+        "listeners.tcp.1 = 127.0.0.1:{}\n\
+         management.tcp.ip = 127.0.0.1\n\
+         management.tcp.port = {}\n",
+        ports.amqp, ports.management
+    );
+    let text = |text: String| OsString::from(text);
+    let below = |name: &str| OsString::from(directory.join(name));
+    fs::create_dir(directory.join("conf.d"))?;
+    Ok(vec![
+        ("HOME", directory.into()), // of the cookie by which `rabbitmqctl` is let in
+        ("RABBITMQ_NODENAME", text(format!("{name}@localhost"))),
+        ("RABBITMQ_CONFIG_FILE", file("rabbitmq.conf", &configuration)?),
+        ("RABBITMQ_CONFIG_FILES", below("conf.d")),
+        ("RABBITMQ_ADVANCED_CONFIG_FILE", file("advanced.config", "[].\n")?),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE", file("plugins", "[rabbitmq_management].\n")?),
+        ("RABBITMQ_CONF_ENV_FILE", text("/dev/null".to_owned())),
+        ("RABBITMQ_MNESIA_BASE", below("data")),
+        ("RABBITMQ_LOG_BASE", below("log")),
+        ("RABBITMQ_LOGS", text("-".to_owned())),
+        ("RABBITMQ_DIST_PORT", text(dist_port.to_string())),
+        ("ERL_EPMD_PORT", text(epmd_port.to_string())),
+        ("ERL_EPMD_ADDRESS", text("127.0.0.1".to_owned())),
+        // Or any of the node's helpers might start an `epmd` of its own, even when we are gone.
+        ("ERL_AFLAGS", text("-start_epmd false".to_owned())),
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", text("-kernel inet_dist_use_interface {127,0,0,1}".to_owned())),
+        // The script then becomes the node instead of watching over it: one process for our signals.
+        ("RUNNING_UNDER_SYSTEMD", text("true".to_owned())),
+    ])
+}
+
+/// A process with all that it starts; killed when dropped.
+struct Group {
+    child: Child,
+    run_file: PathBuf,
+}
+
+impl Group {
+    fn start(mut command: Command, run_file: PathBuf) -> Result<Group> {
+        let child = command.process_group(0).spawn().context("cannot start `sh`")?;
+        Ok(Group { child, run_file })
+    }
+
+    fn runs(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        // Once it has been waited for, its number may be another's.
+        if !self.runs()? {
+            bail!("the process has ended");
+        }
+        let id = Pid::from_raw(i32::try_from(self.child.id())?);
+        killpg(id, signal).with_context(|| format!("cannot send {signal} to the process"))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Nothing can be done about failures: the guard comes afterwards.
+        let _ = self.signal(Signal::SIGKILL);
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.run_file);
+    }
+}

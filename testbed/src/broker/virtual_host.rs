@@ -1,0 +1,137 @@
+//! A part of a broker for one test alone.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{Broker, management::path_segment, ports::random};
+
+/// A virtual host and its user, both gone when this is dropped.
+///
+/// Paths of the management interface are given as in its documentation, with `{vhost}` for this virtual
+/// host's name: `/api/queues/{vhost}/hello`.
+pub struct VirtualHost<'broker> {
+    broker: &'broker Broker,
+    name: String,
+    password: String,
+}
+
+impl<'broker> VirtualHost<'broker> {
+    pub(super) async fn create(broker: &'broker Broker) -> Result<VirtualHost<'broker>> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let management = broker.management()?;
+        let host = VirtualHost {
+            broker,
+            name: format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+            // Random, so that a test can look for it where no password may be seen.
+            password: format!("secret-{:016x}", random()),
+        };
+        let name = &host.name;
+        let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
+        let user = json!({"password": host.password, "tags": ""});
+        for (path, body) in [
+            (format!("/api/vhosts/{name}"), None),
+            (format!("/api/users/{name}"), Some(user)),
+            (format!("/api/permissions/{name}/{name}"), Some(everything)),
+        ] {
+            management.request("PUT", &path, body).await?;
+        }
+        Ok(host)
+    }
+
+    /// The URL for programs, with the virtual host, its user and that user's password.
+    pub fn url(&self) -> String {
+        let VirtualHost { name, password, broker } = self;
+        format!("amqp://{name}:{password}@{}:{}/{name}", broker.host, broker.port)
+    }
+
+    /// Its name, and its user's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its user's password, which no program may ever print.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// The broker it is on.
+    pub fn broker(&self) -> &'broker Broker {
+        self.broker
+    }
+
+    /// Asks the management interface. Its figures can be five seconds old.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.request("GET", path, None).await
+    }
+
+    /// Creates or changes something.
+    pub async fn put(&self, path: &str, body: Value) -> Result<()> {
+        self.request("PUT", path, Some(body)).await.map(drop)
+    }
+
+    /// Has something done, as `/api/queues/{vhost}/hello/get`.
+    pub async fn post(&self, path: &str, body: Value) -> Result<Value> {
+        self.request("POST", path, Some(body)).await
+    }
+
+    /// Deletes something.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        self.request("DELETE", path, None).await.map(drop)
+    }
+
+    /// A queue as the management interface shows it: `durable`, `arguments`, `policy` and so on.
+    pub async fn queue(&self, name: &str) -> Result<Value> {
+        self.get(&format!("/api/queues/{{vhost}}/{}", path_segment(name))).await
+    }
+
+    /// The connections that are open now, of this virtual host only.
+    pub async fn connections(&self) -> Result<Vec<Value>> {
+        let path = format!("/api/connections/username/{}", self.name);
+        match self.get(&path).await? {
+            Value::Array(connections) => Ok(connections),
+            other => bail!("GET {path}: not a list: {other}"),
+        }
+    }
+
+    /// Cuts every connection of this virtual host, and of no other, and waits until they are gone.
+    pub async fn close_all_connections(&self) -> Result<()> {
+        let names = |list: Vec<Value>| list.into_iter().map(|one| one["name"].clone());
+        let cut: Vec<Value> = names(self.connections().await?).collect();
+        // By the user: the broker knows at once whose connections they are, while its list of
+        // connections by virtual host can be five seconds old.
+        self.delete(&format!("/api/connections/username/{}", self.name)).await?;
+        // That is answered before it is done. A client may have a new connection by then.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while names(self.connections().await?).any(|name| cut.contains(&name)) {
+            if Instant::now() > deadline {
+                bail!("the connections of {} are still open", self.name);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn request(&self, method: &'static str, path: &str, body: Option<Value>) -> Result<Value> {
+        let path = path.replace("{vhost}", &self.name);
+        self.broker.management()?.request(method, &path, body).await
+    }
+}
+
+impl Drop for VirtualHost<'_> {
+    fn drop(&mut self) {
+        // If it fails, the broker has been stopped, and takes everything with it when it goes.
+        if let Ok(management) = self.broker.management() {
+            for what in ["vhosts", "users"] {
+                let path = format!("/api/{what}/{}", self.name);
+                let patience = Duration::from_secs(2);
+                drop(management.request_blocking("DELETE", &path, None, patience));
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! How the tour looks: everything that is put on standard output passes through here.
+
+use std::io::{self, Write as _};
+
+use anstream::AutoStream;
+use anstyle::{AnsiColor, Style};
+
+use crate::Stream;
+
+/// No line is longer, whatever the terminal: it may be a wall.
+pub(super) const WIDTH: usize = 80;
+
+const TITLE: Style = Style::new().bold();
+const COMMAND: Style = Style::new().bold();
+const QUIET: Style = Style::new().dimmed();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// One for each program of a chapter. Green and red have a meaning of their own.
+const CAST: [Style; 5] = [
+    AnsiColor::Cyan.on_default(),
+    AnsiColor::Yellow.on_default(),
+    AnsiColor::Magenta.on_default(),
+    AnsiColor::Blue.on_default(),
+    AnsiColor::BrightCyan.on_default(),
+];
+
+/// Standard output: with colours if that is a terminal, and `NO_COLOR` does not forbid it.
+pub(super) struct Page {
+    out: AutoStream<io::Stdout>,
+    /// The programs of the chapter by the names they have in its drawing.
+    cast: Vec<String>,
+}
+
+/// What was expected, and what was seen instead.
+#[derive(Debug)]
+pub(super) struct Difference {
+    pub(super) expected: String,
+    pub(super) seen: String,
+    /// What to do about it, where we know.
+    pub(super) advice: Option<String>,
+}
+
+impl Page {
+    pub(super) fn new() -> Page {
+        Page { out: anstream::stdout(), cast: Vec::new() }
+    }
+
+    /// What is to come, how drawings are to be read, and which RabbitMQ it is.
+    pub(super) fn opening(&mut self, broker: &str) -> io::Result<()> {
+        writeln!(self.out)?;
+        writeln!(self.out, "  {TITLE}RabbitMQ in Rust: the lessons, played{TITLE:#}")?;
+        writeln!(self.out, "  {broker}")?;
+        writeln!(self.out, "  {QUIET}In the drawings: (program)  [queue]  <exchange>{QUIET:#}")
+    }
+
+    pub(super) fn title(&mut self, number: usize, title: &str, name: &str) -> io::Result<()> {
+        let line = "━".repeat(WIDTH.saturating_sub(14 + title.chars().count() + name.chars().count()));
+        writeln!(
+            self.out,
+            "\n{QUIET}━━{QUIET:#} {TITLE}{number}{QUIET:#} {QUIET}━━{QUIET:#} {TITLE}{title}{TITLE:#} {QUIET}{line} {name} ━━{QUIET:#}\n"
+        )
+    }
+
+    /// A drawing. The names in round brackets are the chapter's programs: each gets its colour, here and wherever it
+    /// says something.
+    pub(super) fn drawing(&mut self, drawing: &str) -> io::Result<()> {
+        self.cast = names(drawing).map(str::to_owned).collect();
+        for line in drawing.lines().filter(|line| !line.is_empty()) {
+            let mut line = line.to_owned();
+            for name in &self.cast {
+                let style = self.style(name);
+                line = line.replace(&format!("({name})"), &format!("{style}({name}){style:#}"));
+            }
+            writeln!(self.out, "    {line}")?;
+        }
+        Ok(())
+    }
+
+    /// A sentence or two.
+    pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out)?;
+        for line in wrap(text, WIDTH - 4) {
+            writeln!(self.out, "  {line}")?;
+        }
+        writeln!(self.out)
+    }
+
+    /// A command, as a person types it where the program `name` is to run.
+    pub(super) fn command(&mut self, name: &str, command: &str) -> io::Result<()> {
+        let (style, width) = (self.style(name), self.width());
+        writeln!(self.out, "  {style}{name:>width$} ${style:#} {COMMAND}{command}{COMMAND:#}")
+    }
+
+    /// A line that a program has printed. Standard error has a bar of its own, as there may be no colour.
+    pub(super) fn output(&mut self, name: &str, stream: Stream, line: &str) -> io::Result<()> {
+        let (style, width) = (self.style(name), self.width());
+        let (bar, text) = match stream {
+            Stream::Stdout => ('│', Style::new()),
+            Stream::Stderr => ('┆', AnsiColor::Red.on_default()),
+        };
+        for (number, line) in wrap(line, WIDTH - width - 5).iter().enumerate() {
+            let name = if number == 0 { name } else { "" };
+            writeln!(self.out, "  {style}{name:>width$} {bar}{style:#} {text}{line}{text:#}")?;
+        }
+        Ok(())
+    }
+
+    /// Something that was to be seen, and was.
+    pub(super) fn seen(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out)?;
+        for (number, line) in wrap(text, WIDTH - 6).iter().enumerate() {
+            let mark = if number == 0 { '✓' } else { ' ' };
+            writeln!(self.out, "  {GOOD}{mark} {line}{GOOD:#}")?;
+        }
+        Ok(())
+    }
+
+    /// Something that was to be seen, and was not.
+    pub(super) fn difference(&mut self, difference: &Difference) -> io::Result<()> {
+        writeln!(self.out, "\n  {BAD}✗ Not what it should be{BAD:#}")?;
+        self.expected_and_seen(difference)?;
+        difference.advice.iter().try_for_each(|advice| self.detail("try", advice))
+    }
+
+    fn expected_and_seen(&mut self, Difference { expected, seen, .. }: &Difference) -> io::Result<()> {
+        self.detail("expected", expected)?;
+        self.detail("seen", seen)
+    }
+
+    fn detail(&mut self, what: &str, text: &str) -> io::Result<()> {
+        for (number, line) in wrap(text, WIDTH - 16).iter().enumerate() {
+            let what = if number == 0 { what } else { "" };
+            writeln!(self.out, "      {BAD}{what:8}{BAD:#}  {line}")?;
+        }
+        Ok(())
+    }
+
+    /// A table, under its head. Its columns are as wide as they need to be.
+    pub(super) fn table(&mut self, head: &[&[&str]], rows: &[Vec<String>]) -> io::Result<()> {
+        let head = head.iter().map(|cells| cells.iter().map(|cell| (*cell).to_owned()).collect());
+        let head: Vec<Vec<String>> = head.collect();
+        let mut widths: Vec<usize> = Vec::new();
+        for (column, cell) in head.iter().chain(rows).flat_map(|row| row.iter().enumerate()) {
+            widths.resize(widths.len().max(column + 1), 0);
+            widths[column] = widths[column].max(cell.chars().count());
+        }
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+            cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
+        };
+        writeln!(self.out)?;
+        for row in &head {
+            writeln!(self.out, "    {TITLE}{}{TITLE:#}", line(row))?;
+        }
+        let rule = "─".repeat(widths.iter().sum::<usize>() + 3 * widths.len().saturating_sub(1));
+        writeln!(self.out, "    {QUIET}{rule}{QUIET:#}")?;
+        rows.iter().try_for_each(|row| writeln!(self.out, "    {}", line(row)))
+    }
+
+    /// The line over the summary.
+    pub(super) fn rule(&mut self) -> io::Result<()> {
+        writeln!(self.out, "\n{QUIET}{}{QUIET:#}\n", "━".repeat(WIDTH))
+    }
+
+    /// A chapter's line in the summary.
+    pub(super) fn verdict(
+        &mut self,
+        number: usize,
+        title: &str,
+        moral: &str,
+        difference: Option<&Difference>,
+    ) -> io::Result<()> {
+        match difference {
+            None => writeln!(self.out, "  {GOOD}✓{GOOD:#} {number}  {TITLE}{title:17}{TITLE:#}  {moral}"),
+            Some(difference) => {
+                writeln!(
+                    self.out,
+                    "  {BAD}✗{BAD:#} {number}  {TITLE}{title:17}{TITLE:#}  {BAD}not what it should be{BAD:#}"
+                )?;
+                self.expected_and_seen(difference)
+            }
+        }
+    }
+
+    /// The last words.
+    pub(super) fn closing(&mut self, text: &str) -> io::Result<()> {
+        if text.is_empty() {
+            return writeln!(self.out);
+        }
+        writeln!(self.out, "\n  {QUIET}{text}{QUIET:#}\n")
+    }
+
+    fn style(&self, name: &str) -> Style {
+        let at = self.cast.iter().position(|known| known == name);
+        at.and_then(|at| CAST.get(at % CAST.len())).copied().unwrap_or(QUIET)
+    }
+
+    /// How wide the column with the programs' names is.
+    fn width(&self) -> usize {
+        self.cast.iter().map(|name| name.chars().count()).max().unwrap_or(0)
+    }
+}
+
+/// The names in round brackets.
+fn names(drawing: &str) -> impl Iterator<Item = &str> {
+    drawing.split('(').skip(1).filter_map(|rest| rest.split_once(')')).map(|(name, _)| name)
+}
+
+/// Breaks a text into lines of at most `width` characters, at spaces. What fits stays as it is.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_inclusive(' ') {
+        let Some(line) = lines.last_mut() else { break };
+        if !line.trim().is_empty() && line.chars().count() + word.trim_end().chars().count() > width {
+            lines.push(word.to_owned());
+        } else {
+            line.push_str(word);
+        }
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{names, wrap};
+
+    #[test]
+    fn a_line_that_fits_stays_as_it_is() {
+        assert_eq!(wrap(" [x]  Received", 14), [" [x]  Received"]);
+        assert_eq!(wrap("", 5), [""]);
+    }
+
+    #[test]
+    fn a_long_line_is_broken_at_spaces_only() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap(" unbreakable word", 5), [" unbreakable", "word"]);
+    }
+
+    #[test]
+    fn the_cast_of_a_drawing_is_what_stands_in_round_brackets() {
+        let drawing = "(send) ──▶ [hello] ──▶ (worker 1)";
+        assert_eq!(names(drawing).collect::<Vec<_>>(), ["send", "worker 1"]);
+    }
+}

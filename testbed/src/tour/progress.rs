@@ -1,0 +1,78 @@
+//! What happens while there is nothing to be seen yet, on standard error: a spinner if that is a terminal, else lines.
+
+use std::{
+    io::IsTerminal,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+use super::page::{WIDTH, wrap};
+
+/// Something that takes a while.
+pub(super) struct Progress {
+    /// None if standard error is no terminal.
+    spinner: Option<ProgressBar>,
+    started: Instant,
+    /// The last line written without a terminal: a crate with a build script would be named twice.
+    last: Mutex<String>,
+}
+
+impl Progress {
+    pub(super) fn start(what: &str) -> Progress {
+        let spinner = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("  {spinner} {prefix} {msg}");
+            let spinner = ProgressBar::new_spinner()
+                .with_prefix(what.to_owned())
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+                // Also when Ctrl-C ends it.
+                .with_finish(ProgressFinish::AndClear);
+            spinner.enable_steady_tick(Duration::from_millis(100));
+            spinner
+        });
+        if spinner.is_none() {
+            eprintln!("{what}");
+        }
+        Progress { spinner, started: Instant::now(), last: Mutex::default() }
+    }
+
+    /// What is being done now.
+    pub(super) fn now(&self, step: &str) {
+        match &self.spinner {
+            Some(spinner) => spinner.set_message(step.to_owned()),
+            None => self.line(step),
+        }
+    }
+
+    /// Something worth keeping on the screen.
+    pub(super) fn note(&self, line: &str) {
+        match &self.spinner {
+            Some(spinner) => spinner.suspend(|| {
+                for (number, line) in wrap(line, WIDTH - 4).iter().enumerate() {
+                    eprintln!("  {} {line}", if number == 0 { '·' } else { ' ' });
+                }
+            }),
+            None => self.line(line),
+        }
+    }
+
+    pub(super) fn done(&self, result: &str) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        match &self.spinner {
+            Some(spinner) => {
+                spinner.finish_and_clear();
+                eprintln!("  ✓ {result} ({seconds:.1} s)");
+            }
+            None => eprintln!("{result} ({seconds:.1} s)"),
+        }
+    }
+
+    fn line(&self, line: &str) {
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *last != line {
+            eprintln!("  {line}");
+            line.clone_into(&mut last);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What is left of the brokers that a process has started.
+
+use std::{process::Command, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+/// The containers, the processes and the directories of the process with this id, one a line.
+pub fn of(owner: u32) -> String {
+    shell(&format!(
+        "command -v ps >/dev/null || {{ echo 'ps is not installed: processes cannot be looked for'; exit; }}; \
+         docker ps -a --format '{{{{.Names}}}}' 2>/dev/null | grep '^[t]estbed-{owner}-'; \
+         ps -eo pid,args | grep '[t]estbed-{owner}-'; \
+         ls -d \"${{TMPDIR:-/tmp}}\"/[t]estbed-{owner}-* 2>/dev/null"
+    ))
+}
+
+/// Kills the container or the node of the process with this id.
+#[allow(dead_code)] // not by every test that includes this
+pub fn kill_broker_of(owner: u32) {
+    shell(&format!(
+        "docker kill $(docker ps -q --filter name=testbed-{owner}-); \
+         kill -KILL $(ps -eo pid,args | grep '[b]eam.*testbed-{owner}-' | cut -c1-8)"
+    ));
+}
+
+/// Waits until nothing is left; nothing tells a third party of that, so it looks again and again.
+#[allow(dead_code)] // not by every test that includes this
+pub async fn until_nothing(owner: u32) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !of(owner).is_empty() {
+        assert!(Instant::now() < deadline, "left behind:\n{}", of(owner));
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn shell(script: &str) -> String {
+    let output = Command::new("sh").args(["-c", script]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}

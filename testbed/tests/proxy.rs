@@ -1,0 +1,263 @@
+//! What the proxy does to the connections through it, seen from both of their ends. No broker is needed.
+
+#![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
+
+use std::{io::ErrorKind, time::Duration};
+
+use testbed::Proxy;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+/// Long enough for anything that happens on one machine.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Long enough to see that nothing happens.
+const NEVER: Duration = Duration::from_millis(100);
+
+/// A target with the proxy before it.
+struct Bench {
+    target: TcpListener,
+    proxy: Proxy,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::start(target.local_addr().unwrap().port()).await.unwrap();
+        Self { target, proxy }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.proxy.port())).await.unwrap()
+    }
+
+    /// Both ends of a connection through the proxy, which has passed something.
+    async fn pair(&self) -> (TcpStream, TcpStream) {
+        let mut client = self.connect().await;
+        let mut server = self.accept().await;
+        passes(&mut client, &mut server).await;
+        passes(&mut server, &mut client).await;
+        (client, server)
+    }
+
+    async fn accept(&self) -> TcpStream {
+        timeout(SOON, self.target.accept()).await.unwrap().unwrap().0
+    }
+}
+
+async fn passes(from: &mut TcpStream, to: &mut TcpStream) {
+    from.write_all(b"hello").await.unwrap();
+    let mut read = [0; 5];
+    timeout(SOON, to.read_exact(&mut read)).await.unwrap().unwrap();
+    assert_eq!(&read, b"hello");
+}
+
+/// What comes until the end, and how that comes.
+async fn rest(stream: &mut TcpStream) -> (usize, Option<ErrorKind>) {
+    let mut read = Vec::new();
+    let end = timeout(SOON, stream.read_to_end(&mut read)).await.unwrap();
+    (read.len(), end.err().map(|error| error.kind()))
+}
+
+async fn silent(stream: &mut TcpStream) {
+    assert!(timeout(NEVER, stream.read_u8()).await.is_err(), "something came");
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_on_several_connections() {
+    let bench = Bench::new().await;
+    let (mut client, mut server) = bench.pair().await;
+    let (mut other_client, mut other_server) = bench.pair().await;
+    passes(&mut client, &mut server).await;
+    passes(&mut other_server, &mut other_client).await;
+    assert_eq!((bench.proxy.accepted(), bench.proxy.open()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_megabyte_arrives_as_it_was() {
+    let bench = Bench::new().await;
+    let (mut client, mut server) = bench.pair().await;
+    let sent: Vec<u8> = (0..1_u32 << 20).map(|number| number as u8).collect();
+    let sending = tokio::spawn({
+        let sent = sent.clone();
+        async move { client.write_all(&sent).await }
+    });
+    let mut received = vec![0; sent.len()];
+    timeout(SOON, server.read_exact(&mut received)).await.unwrap().unwrap();
+    sending.await.unwrap().unwrap();
+    assert!(sent == received);
+}
+
+#[tokio::test]
+async fn the_end_of_one_side_is_the_end_of_the_other() {
+    let bench = Bench::new().await;
+    for client_ends in [true, false] {
+        let (client, server) = bench.pair().await;
+        let (ending, mut other) = if client_ends { (client, server) } else { (server, client) };
+        drop(ending);
+        assert_eq!(rest(&mut other).await, (0, None));
+    }
+}
+
+#[tokio::test]
+async fn a_cut_is_the_end_of_the_stream_for_both_sides_each_time() {
+    let bench = Bench::new().await;
+    for _ in 0..3 {
+        let (mut client, mut server) = bench.pair().await;
+        bench.proxy.cut();
+        assert_eq!(rest(&mut client).await, (0, None));
+        assert_eq!(rest(&mut server).await, (0, None));
+    }
+}
+
+#[tokio::test]
+async fn a_cut_is_no_reset_even_when_somebody_is_still_sending() {
+    let bench = Bench::new().await;
+    let (mut client, mut server) = bench.pair().await;
+    // More than the buffers on the way hold, so that something is unread when the cut comes.
+    let (mut receiving, mut sending) = client.split();
+    let flood = vec![0; 16 << 20];
+    let both = async {
+        tokio::join!(
+            async {
+                let _ = sending.write_all(&flood).await;
+            },
+            async {
+                // The server has not read all, so this must be before the flood has passed.
+                timeout(SOON, server.read_exact(&mut vec![0; 1 << 20])).await.unwrap().unwrap();
+                bench.proxy.cut();
+            }
+        );
+    };
+    let end = async { receiving.read_u8().await.unwrap_err().kind() };
+    let ((), end) = timeout(SOON, async { tokio::join!(both, end) }).await.unwrap();
+    assert_eq!(end, ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn a_reset_is_a_reset_for_both_sides_each_time() {
+    let bench = Bench::new().await;
+    for _ in 0..3 {
+        let (mut client, mut server) = bench.pair().await;
+        bench.proxy.reset();
+        assert_eq!(rest(&mut client).await, (0, Some(ErrorKind::ConnectionReset)));
+        assert_eq!(rest(&mut server).await, (0, Some(ErrorKind::ConnectionReset)));
+    }
+}
+
+#[tokio::test]
+async fn who_comes_after_a_cut_or_a_reset_is_served() {
+    let bench = Bench::new().await;
+    bench.proxy.cut();
+    bench.pair().await;
+    bench.proxy.reset();
+    bench.pair().await;
+}
+
+#[tokio::test]
+async fn a_stalled_proxy_passes_nothing_and_loses_nothing() {
+    let bench = Bench::new().await;
+    let (mut client, mut server) = bench.pair().await;
+    for _ in 0..2 {
+        bench.proxy.stall();
+        client.write_all(b"late").await.unwrap();
+        server.write_all(b"late").await.unwrap();
+        silent(&mut client).await;
+        silent(&mut server).await;
+        bench.proxy.resume();
+        for stream in [&mut client, &mut server] {
+            let mut read = [0; 4];
+            timeout(SOON, stream.read_exact(&mut read)).await.unwrap().unwrap();
+            assert_eq!(&read, b"late");
+        }
+    }
+}
+
+#[tokio::test]
+async fn not_even_the_end_of_a_stream_passes_a_stalled_proxy() {
+    let bench = Bench::new().await;
+    let (client, mut server) = bench.pair().await;
+    bench.proxy.stall();
+    drop(client);
+    silent(&mut server).await;
+    bench.proxy.resume();
+    assert_eq!(rest(&mut server).await, (0, None));
+}
+
+#[tokio::test]
+async fn a_new_connection_through_a_stalled_proxy_is_as_silent() {
+    let bench = Bench::new().await;
+    bench.proxy.stall();
+    let mut client = bench.connect().await;
+    let mut server = bench.accept().await;
+    client.write_all(b"x").await.unwrap();
+    silent(&mut server).await;
+    bench.proxy.resume();
+    assert_eq!(timeout(SOON, server.read_u8()).await.unwrap().unwrap(), b'x');
+}
+
+#[tokio::test]
+async fn a_stalled_connection_can_be_cut_and_reset() {
+    let bench = Bench::new().await;
+    for reset in [false, true] {
+        let (mut client, _server) = bench.pair().await;
+        bench.proxy.stall();
+        if reset {
+            bench.proxy.reset()
+        } else {
+            bench.proxy.cut()
+        }
+        assert_eq!(rest(&mut client).await, (0, reset.then_some(ErrorKind::ConnectionReset)));
+        bench.proxy.resume();
+    }
+}
+
+#[tokio::test]
+async fn after_so_many_bytes_comes_the_cut_once() {
+    let bench = Bench::new().await;
+    for _ in 0..2 {
+        let (mut client, mut server) = bench.pair().await;
+        bench.proxy.cut_after(7);
+        // In both directions together.
+        passes(&mut client, &mut server).await;
+        server.write_all(b"hello").await.unwrap();
+        assert_eq!(rest(&mut client).await, (2, None));
+        assert_eq!(rest(&mut server).await, (0, None));
+        // It was for once.
+        bench.pair().await;
+    }
+}
+
+#[tokio::test]
+async fn new_connections_go_to_the_new_target() {
+    let (bench, other) = (Bench::new().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (mut client, mut server) = bench.pair().await;
+    bench.proxy.retarget(other.local_addr().unwrap().port());
+    passes(&mut client, &mut server).await;
+    let mut client = bench.connect().await;
+    let (mut server, _) = timeout(SOON, other.accept()).await.unwrap().unwrap();
+    passes(&mut client, &mut server).await;
+}
+
+#[tokio::test]
+async fn a_connection_to_nobody_ends() {
+    let Bench { target, proxy } = Bench::new().await;
+    drop(target);
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
+    assert_eq!(rest(&mut client).await, (0, None));
+    assert_eq!((proxy.accepted(), proxy.open()), (1, 0));
+}
+
+#[tokio::test]
+async fn everything_ends_with_the_proxy() {
+    let bench = Bench::new().await;
+    let (mut client, mut server) = bench.pair().await;
+    let port = bench.proxy.port();
+    drop(bench);
+    assert_eq!(rest(&mut client).await, (0, None));
+    assert_eq!(rest(&mut server).await, (0, None));
+    assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+}

@@ -1,0 +1,189 @@
+//! `cargo tour` as a process, on a real RabbitMQ.
+#![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
+
+use std::time::Duration;
+
+use serde_json::json;
+use testbed::{Broker, Finished, Program, VirtualHost, lesson};
+use tokio::{net::TcpStream, time::sleep};
+
+const TITLES: [&str; 6] = ["Hello World!", "Work Queues", "Publish/Subscribe", "Routing", "Topics", "RPC"];
+
+/// The tour, with time to build the lesson programs first.
+fn tour(arguments: &[&str]) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_tour")).args(arguments).deadline(Duration::from_secs(600))
+}
+
+/// What it says in the end about the chapter with this number: its line, which begins with the mark.
+fn verdict(finished: &Finished, number: usize) -> &str {
+    let (_, summary) = finished.stdout.rsplit_once("\n━━━━").unwrap_or_else(|| panic!("no summary: {finished:?}"));
+    let of = |line: &&str| line.trim_start_matches([' ', '✓', '✗']).starts_with(&number.to_string());
+    summary.lines().find(of).unwrap_or_default().trim()
+}
+
+/// A summary that is broken into lines of 80 characters, as one line.
+fn unbroken(finished: &Finished) -> String {
+    finished.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+async fn virtual_host() -> VirtualHost<'static> {
+    Broker::shared().await.unwrap().virtual_host().await.unwrap()
+}
+
+#[tokio::test]
+async fn it_plays_all_chapters_on_a_broker_of_its_own_and_leaves_nothing() {
+    let finished = tour(&[]).run().await.unwrap();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    for (number, title) in (1..).zip(TITLES) {
+        assert!(verdict(&finished, number).starts_with(&format!("✓ {number}  {title}")), "{}", finished.stdout);
+    }
+    for step in ["Building the lesson programs", "Looking for a RabbitMQ"] {
+        assert!(finished.stderr.contains(step), "{}", finished.stderr);
+    }
+    let port = finished.stdout.split_once("at localhost:").unwrap().1.split_once(',').unwrap().0;
+    let connected = TcpStream::connect(("localhost", port.parse().unwrap())).await;
+    assert!(connected.is_err(), "RabbitMQ is still there on port {port}");
+}
+
+#[tokio::test]
+async fn it_fits_on_a_wall_and_has_no_colours_where_there_is_no_terminal() {
+    let host = virtual_host().await;
+    let finished = tour(&["--lesson", "routing", "--lesson", "topics,rpc"]).url(host.url()).run().await.unwrap();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(!finished.stdout.contains('\x1b') && !finished.stderr.contains('\x1b'), "{finished:?}");
+    for line in finished.stdout.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    assert!(!format!("{finished:?}").contains(host.password()), "{finished:?}");
+}
+
+#[tokio::test]
+async fn it_plays_one_lesson_and_no_other() {
+    let host = virtual_host().await;
+    let finished = tour(&["--lesson", "topics"]).url(host.url()).run().await.unwrap();
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(verdict(&finished, 5).starts_with("✓ 5  Topics"), "{}", finished.stdout);
+    assert!(!finished.stdout.contains("Routing"), "{}", finished.stdout);
+    let rows = finished.stdout.lines().filter(|line| line.contains("lazy.pink.rabbit") && line.contains('●'));
+    assert_eq!(
+        rows.map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>(),
+        ["lazy.pink.rabbit · ● two keys fit: one copy"]
+    );
+}
+
+/// The last worker is ended before it can acknowledge: that must not be the next tour's trouble.
+#[tokio::test]
+async fn it_can_be_played_again_on_the_same_broker() {
+    let host = virtual_host().await;
+    for _ in 0..2 {
+        let finished = tour(&["--lesson", "work_queues"]).url(host.url()).run().await.unwrap();
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_lesson_is_refused_with_those_there_are() {
+    let finished = tour(&["--lesson", "topic"]).run().await.unwrap();
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    for name in ["hello_world", "work_queues", "pub_sub", "routing", "topics", "rpc"] {
+        assert!(finished.stderr.contains(name), "{}", finished.stderr);
+    }
+}
+
+#[tokio::test]
+async fn pausing_needs_a_terminal() {
+    let finished = tour(&["--pause"]).run().await.unwrap();
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert!(finished.stderr.contains("--pause waits for Enter, and standard input is no terminal"), "{finished:?}");
+}
+
+/// The exchange of chapter 5 is there already, as another kind: the broker refuses what the programs declare.
+#[tokio::test]
+async fn a_program_that_ends_too_early_is_named_with_its_reason_and_the_next_chapter_is_played() {
+    let host = virtual_host().await;
+    host.put("/api/exchanges/{vhost}/topic_logs", json!({"type": "fanout", "durable": false})).await.unwrap();
+    let finished = tour(&["--lesson", "topics,rpc"]).url(host.url()).run().await.unwrap();
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(verdict(&finished, 5).starts_with("✗ 5  Topics"), "{}", finished.stdout);
+    assert!(verdict(&finished, 6).starts_with("✓ 6  RPC"), "{}", finished.stdout);
+    let text = unbroken(&finished);
+    for part in
+        ["expected C1 │ [*] Waiting for logs.", "seen C1 has ended with exit code 1: Error: ", "PRECONDITION_FAILED"]
+    {
+        assert!(text.contains(part), "{part} is not in {}", finished.stdout);
+    }
+}
+
+/// Somebody else sends logs, all the time.
+#[tokio::test]
+async fn a_line_that_nobody_expects_is_named() {
+    let host = virtual_host().await;
+    let stray = async {
+        loop {
+            // Fails for as long as there is no such exchange.
+            drop(lesson::publish(&host, "direct_logs", "error", json!({}), "stray").await);
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let finished = tokio::select! {
+        finished = tour(&["--lesson", "routing"]).url(host.url()).run() => finished.unwrap(),
+        () = stray => unreachable!(),
+    };
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(verdict(&finished, 4).starts_with("✗ 4  Routing"), "{}", finished.stdout);
+    let seen = finished.stdout.lines().filter(|line| line.contains("  seen  "));
+    assert!(seen.clone().count() == 2 && seen.clone().all(|line| line.ends_with("[x] error:stray")), "{finished:?}");
+}
+
+#[tokio::test]
+async fn messages_from_before_are_named_with_what_to_do() {
+    let host = virtual_host().await;
+    let queue = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
+    host.put("/api/queues/{vhost}/hello", queue).await.unwrap();
+    lesson::publish(&host, "", "hello", json!({}), "from before").await.unwrap();
+    let finished = tour(&["--lesson", "hello_world"]).url(host.url()).run().await.unwrap();
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    let text = unbroken(&finished);
+    for part in [
+        "expected the queue `hello` is empty, and nobody reads from it",
+        "seen it has 1 message and 0 consumers",
+        "`rabbitmqctl purge_queue hello`",
+        "unset AMQP_URL",
+    ] {
+        assert!(text.contains(part), "{part} is not in {}", finished.stdout);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_turns_us_away_is_said_once_and_without_the_password() {
+    let host = virtual_host().await;
+    let url = host.url().replace(host.password(), "marked-passw0rd");
+    let finished = tour(&[]).url(url).run().await.unwrap();
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains("check user, password and virtual host in AMQP_URL"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("marked-passw0rd"), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn without_a_broker_it_says_so() {
+    let finished = tour(&[]).url("amqp://guest:marked-passw0rd@127.0.0.1:1").run().await.unwrap();
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), ""), "{finished:?}");
+    assert!(finished.stderr.contains("no broker answers at 127.0.0.1:1"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("marked-passw0rd"), "{}", finished.stderr);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn ctrl_c_ends_it_at_once_with_its_programs() {
+    let host = virtual_host().await;
+    let mut running = tour(&["--lesson", "work_queues"]).url(host.url()).spawn().unwrap();
+    while !running.line().await.unwrap().contains("worker 2 │  [x] Received Second...") {}
+    assert!(!host.connections().await.unwrap().is_empty());
+    running.interrupt().unwrap();
+    let finished = running.wait().await.unwrap();
+    assert_eq!(finished.code, Some(130), "{finished:?}");
+    assert!(finished.stderr.ends_with("Stopped.\n"), "{}", finished.stderr);
+    lesson::until("the programs to be gone", || async { host.connections().await.ok()?.is_empty().then_some(()) })
+        .await
+        .unwrap();
+}
