@@ -75,6 +75,8 @@ impl Channel {
                     Err(error @ (Error::Lost { .. } | Error::Timeout { .. })) => {
                         Err(Error::Unconfirmed { reason: error.to_string() })
                     }
+                    // One of its messages was refused.
+                    Err(Error::Stale) => Err(opening.ledger.loss.reason().unwrap_or(Error::Stale)),
                     Err(error) => Err(error),
                 }
             }
