@@ -236,7 +236,7 @@ impl ChannelCore {
             closing: core.closing.child_token(),
             shares: Arc::new(Semaphore::new(MOST_BYTES_IN_FLIGHT)),
         });
-        core.tasks.spawn(keep_open(channel.clone(), new_steps));
+        core.spawn(keep_open(channel.clone(), new_steps));
         channel
     }
 

@@ -12,7 +12,6 @@ use std::{
 use amqprs::channel::{BasicCancelArguments, BasicConsumeArguments, BasicQosArguments, ConsumerMessage};
 use futures_util::{Stream, future::BoxFuture};
 use tokio::{
-    runtime::Handle,
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
@@ -56,7 +55,6 @@ pub struct Consumer {
     last_queue: String,
     stop: CancellationToken,
     manager: Arc<ManagerHandle>,
-    runtime: Handle,
 }
 
 /// What one opening delivers: amqprs's own receiver, so that a message is moved once and copied never.
@@ -76,7 +74,7 @@ pub(crate) async fn start(manager: Arc<ManagerHandle>, name: &str, subscribe: Su
     let stop = core.closing.child_token();
     let task =
         Task { name: name.to_owned(), core: core.clone(), stop: stop.clone(), subscribe, sender, queue: queue_sender };
-    core.tasks.spawn(task.keep_consuming(first));
+    core.spawn(task.keep_consuming(first));
     // From here on, a dropped caller ends the task.
     let consumer = Consumer {
         current: None,
@@ -86,7 +84,6 @@ pub(crate) async fn start(manager: Arc<ManagerHandle>, name: &str, subscribe: Su
         last_queue: String::new(),
         stop,
         manager,
-        runtime: Handle::current(),
     };
     match timeout(core.options.operation_timeout, answer).await {
         Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))).map(|()| consumer),
@@ -185,7 +182,7 @@ impl Drop for Consumer {
             subscriptions.extend(subscription);
         }
         for subscription in subscriptions {
-            self.manager.core.tasks.spawn_on(subscription.give_back(), &self.runtime);
+            self.manager.core.spawn(subscription.give_back());
         }
     }
 }

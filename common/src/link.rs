@@ -34,7 +34,7 @@ pub(crate) struct Link {
     // An option only so that `drop` can take it.
     connection: Option<Connection>,
     pub health: Arc<Health>,
-    runtime: Handle,
+    pub runtime: Handle,
 }
 
 /// What a link shares with the channels opened on it; it does not keep the connection alive.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::{Builder, Runtime},
     sync::{mpsc, oneshot},
     time::timeout,
 };
@@ -49,12 +50,14 @@ pub(crate) struct ManagerHandle {
     /// The supervisor's end of `requests`, until the first use starts it.
     supervisor: Mutex<Option<mpsc::UnboundedReceiver<Request>>>,
     channels: Mutex<HashMap<String, Arc<ChannelCore>>>,
+    runtime: Mutex<Option<Runtime>>,
 }
 
 impl Drop for ManagerHandle {
     fn drop(&mut self) {
         self.core.closing.cancel();
         self.core.stop.cancel();
+        self.end_runtime();
     }
 }
 
@@ -67,6 +70,7 @@ impl ConnectionManager {
             requests,
             supervisor: Mutex::new(Some(supervisor)),
             channels: Mutex::default(),
+            runtime: Mutex::default(),
         };
         Self { handle: Arc::new(handle) }
     }
@@ -157,6 +161,7 @@ impl ConnectionManager {
         core.stop.cancel();
         core.supervisor.close();
         let ended = timeout(patience, core.supervisor.wait()).await;
+        self.handle.end_runtime();
         match (unconfirmed, ended) {
             (Ok(0), Ok(())) => Ok(()),
             (Ok(count @ 1..), _) => {
@@ -181,9 +186,7 @@ impl ManagerHandle {
         if matches!(*core.link.borrow(), LinkState::Up(_)) {
             return Ok(());
         }
-        if let Some(requests) = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            core.supervisor.spawn(supervise(core.clone(), requests));
-        }
+        self.start_supervisor()?;
         let (request, answer) = oneshot::channel();
         let _ = self.requests.send(request);
         // One attempt has its own deadline; this one matters when attempts follow each other.
@@ -191,6 +194,35 @@ impl ManagerHandle {
         match timeout(patience, answer).await {
             Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("connection manager"))),
             Err(_) => Err(core.timed_out("cannot connect to RabbitMQ")),
+        }
+    }
+
+    /// Starts the supervisor, at the first use, on a runtime of one thread that belongs to this manager alone.
+    ///
+    /// A task of amqprs panics when another one that it has to answer is dropped half-way. With everything on one thread
+    /// that is never shut down between the two, as the program's own runtime would be at the end of `main`, none does. It
+    /// also ends what amqprs cannot abort, a write to a peer that has stopped reading; and heartbeats go on while the
+    /// program's own threads are busy.
+    fn start_supervisor(&self) -> Result<()> {
+        let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+        if supervisor.is_none() {
+            return Ok(());
+        }
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("rabbitmq").enable_all().build();
+        let runtime =
+            runtime.map_err(|error| Error::Other(format!("cannot start a thread for the connection: {error}")))?;
+        let handle = self.core.runtime.get_or_init(|| runtime.handle().clone());
+        if let Some(requests) = supervisor.take() {
+            self.core.supervisor.spawn_on(supervise(self.core.clone(), requests), handle);
+        }
+        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        Ok(())
+    }
+
+    fn end_runtime(&self) {
+        if let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Waits for nothing, and so may be called anywhere.
+            runtime.shutdown_background();
         }
     }
 }

@@ -59,7 +59,7 @@ impl Opening {
         let Some(connection) = link.connection() else { return Err(lost()) };
         let number = link.health.take_number(&connection)?;
         // In a task of its own: dropping the call half-way would kill amqprs's reader (amqprs-notes.md, 1).
-        let task = tokio::spawn(async move { connection.open_channel(None).await.map(|raw| (raw, number)) });
+        let task = link.runtime.spawn(async move { connection.open_channel(None).await.map(|raw| (raw, number)) });
         let (raw, number) = tokio::select! {
             opened = task => match opened {
                 Ok(Ok(opened)) => opened,
@@ -79,7 +79,7 @@ impl Opening {
             last_queue: std::sync::Mutex::default(),
             health: link.health.clone(),
             timeout: deadline,
-            runtime: Handle::current(),
+            runtime: link.runtime.clone(),
         });
         raw.register_callback(Callback { ledger, health: link.health.clone() }).await?;
         if confirms {

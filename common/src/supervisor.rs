@@ -1,9 +1,14 @@
 //! The task that owns the connection: dials, watches, dials again, closes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, timeout_at},
 };
@@ -23,6 +28,8 @@ pub(crate) struct Core {
     /// The tasks of channels and consumers.
     pub tasks: TaskTracker,
     pub supervisor: TaskTracker,
+    /// Where all of them run, once there is a first connection to be made.
+    pub runtime: OnceLock<Handle>,
 }
 
 #[derive(Clone)]
@@ -45,6 +52,15 @@ impl Core {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             supervisor: TaskTracker::new(),
+            runtime: OnceLock::new(),
+        }
+    }
+
+    /// Runs a task of a channel or consumer.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // Channels come after the first connection.
+        if let Some(runtime) = self.runtime.get() {
+            self.tasks.spawn_on(task, runtime);
         }
     }
 
