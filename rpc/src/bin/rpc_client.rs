@@ -15,7 +15,7 @@ struct Args {
     broker: BrokerArgs,
 
     /// Which Fibonacci number; sent as it is, for the server to check
-    #[arg(default_value = "30", allow_hyphen_values = true)]
+    #[arg(default_value = "30", allow_negative_numbers = true)]
     n: String,
 
     /// Seconds to wait for the answer

@@ -1,0 +1,74 @@
+//! What the programs of chapter 1 do when something is wrong.
+
+use anyhow::Result;
+use serde_json::json;
+use testbed::{Broker, Program, lesson};
+
+use crate::{RECEIVE, SEND, WAITING, publish, receive, send, waiting};
+
+const SENT: &str = " [x] Sent 'Hello World!'";
+
+#[tokio::test]
+async fn a_bad_address_is_one_clear_line() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    let (send, receive) = (send(&host), receive(&host));
+    tokio::try_join!(lesson::refuses_bad_addresses(&host, &send), lesson::refuses_bad_addresses(&host, &receive))?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_queue_that_was_declared_differently_is_one_clear_line() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    let classic = json!({"durable": true, "arguments": {"x-queue-type": "classic"}});
+    host.put("/api/queues/{vhost}/hello", classic).await?;
+    for program in [send(&host), receive(&host)] {
+        let end = program.run().await?;
+        let line = lesson::one_clear_line(&end)?;
+        for part in ["cannot declare queue `hello`", "406", "x-queue-type", "use another name, or delete the old one"] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert_eq!(end.stdout, "");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_text_is_printed_all_the_same() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    let mut receiver = waiting(receive(&host)).await?;
+    // `H`, a byte that is in no UTF-8 text, `i`.
+    lesson::publish_base64(&host, "", "hello", "SP9p").await?;
+    lesson::publish_base64(&host, "", "hello", "").await?;
+    publish(&host, "and on").await?;
+    receiver.expect(" [x] Received H\u{fffd}i").await?;
+    receiver.expect(" [x] Received ").await?;
+    receiver.expect(" [x] Received and on").await
+}
+
+#[tokio::test]
+async fn the_help_has_an_example_and_no_password() -> Result<()> {
+    lesson::shows_help(&Program::new(SEND), "send").await?;
+    lesson::shows_help(&Program::new(RECEIVE), "receive").await
+}
+
+#[tokio::test]
+async fn an_argument_too_many_is_refused_with_the_usage() -> Result<()> {
+    lesson::shows_usage(&Program::new(SEND).arg("something")).await?;
+    lesson::shows_usage(&Program::new(SEND).arg("--something")).await?;
+    lesson::shows_usage(&Program::new(RECEIVE).arg("something")).await
+}
+
+#[tokio::test]
+async fn logs_go_to_standard_error_only() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    lesson::logs_to_stderr(&host, &send(&host), SENT).await?;
+    lesson::logs_to_stderr(&host, &receive(&host), WAITING).await
+}
+
+#[tokio::test]
+async fn the_option_for_the_address_is_stronger_than_the_environment() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    let sent = send(&host).url("amqp://127.0.0.1:1").args(["--url", &host.url()]).run().await?;
+    assert_eq!(sent.stdout, format!("{SENT}\n"));
+    Ok(())
+}

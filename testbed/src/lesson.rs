@@ -1,0 +1,318 @@
+//! What is asked of every lesson program, whatever its lesson, and what the tests of several chapters need to look
+//! behind a program's back: messages put and fetched through the management interface, with no client of ours in between.
+
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result, ensure};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::{Finished, Program, VirtualHost};
+
+/// A password that stands in every bad address, and must be seen nowhere.
+const MARKED: &str = "marked-passw0rd";
+
+/// What a learner makes of a bad address must be said within this time.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A bad address: what is wrong with it, the URL, and what the one line on standard error has to say.
+struct BadAddress {
+    what: &'static str,
+    url: String,
+    says: Vec<String>,
+}
+
+/// Gives the program every address that leads to no broker, or to one that turns it away. Each time it must end soon,
+/// with exit code 1, nothing on standard output and [one clear line](one_clear_line) that says what, where and what
+/// to do.
+pub async fn refuses_bad_addresses(host: &VirtualHost<'_>, program: &Program) -> Result<()> {
+    // Bound and not listening: nobody else can take the port, and nobody answers there.
+    let closed = TcpSocket::new_v4()?;
+    closed.bind(([127, 0, 0, 1], 0).into())?;
+    // Listening: the system accepts for it, and then nothing comes.
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let mut others = JoinSet::new();
+    let ports = Ports {
+        closed: closed.local_addr()?.port(),
+        silent: silent.local_addr()?.port(),
+        curt: answering(&mut others, "").await?,
+        web: answering(&mut others, "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await?,
+    };
+    let cases = bad_addresses(host, ports)?;
+
+    let mut runs = JoinSet::new();
+    for BadAddress { what, url, says } in cases {
+        let run = program.clone().url(&url).env("RUST_BACKTRACE", "1").deadline(SOON).run();
+        let secret = host.password().to_owned();
+        runs.spawn(async move {
+            let check = async {
+                let finished = run.await?;
+                ensure!(finished.stdout.is_empty(), "it printed {:?}", finished.stdout);
+                let line = one_clear_line(&finished)?;
+                for part in says.iter().filter(|part| !part.is_empty()) {
+                    ensure!(line.contains(part), "it does not say {part:?}: {line}");
+                }
+                for secret in [MARKED, &secret] {
+                    ensure!(!line.contains(secret), "it shows the password: {line}");
+                }
+                Ok(())
+            };
+            check.await.with_context(|| format!("{what} ({url:?})"))
+        });
+    }
+    let failures: Vec<Error> = runs.join_all().await.into_iter().filter_map(Result::err).collect();
+    let report: String = failures.iter().map(|failure| format!("\n- {failure:#}")).collect();
+    ensure!(failures.is_empty(), "{} bad addresses are not met as they should be:{report}", failures.len());
+    Ok(())
+}
+
+/// Ports of this machine without a broker.
+struct Ports {
+    closed: u16,
+    silent: u16,
+    /// Hangs up.
+    curt: u16,
+    web: u16,
+}
+
+/// A port that gives everybody who says something the same answer and hangs up.
+async fn answering(servers: &mut JoinSet<()>, answer: &'static str) -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    servers.spawn(async move {
+        while let Ok((mut visitor, _)) = listener.accept().await {
+            // Who hangs up first needs no answer.
+            if matches!(visitor.read(&mut [0; 64]).await, Ok(1..)) {
+                drop(visitor.write_all(answer.as_bytes()).await);
+            }
+        }
+    });
+    Ok(port)
+}
+
+fn bad_addresses(host: &VirtualHost<'_>, ports: Ports) -> Result<Vec<BadAddress>> {
+    let Ports { closed, silent, curt, web } = ports;
+    let good = host.url();
+    let broker = host.broker();
+    let (name, port) = (host.name(), broker.port());
+    let management = broker.management_url().and_then(|url| url.rsplit_once(':')).context("no management page")?.1;
+    let form = "amqp://user:password@localhost:5672/virtual-host";
+    let case = |what, url: String, says: [&str; 3]| BadAddress { what, url, says: says.map(str::to_owned).to_vec() };
+    Ok(vec![
+        case(
+            "nobody listens",
+            format!("amqp://guest:{MARKED}@127.0.0.1:{closed}"),
+            [
+                &format!("cannot connect to RabbitMQ at 127.0.0.1:{closed}"),
+                "is RabbitMQ running there?",
+                "cargo broker",
+            ],
+        ),
+        case(
+            "the port accepts and says nothing",
+            format!("amqp://guest:{MARKED}@127.0.0.1:{silent}"),
+            [&format!("cannot connect to RabbitMQ at 127.0.0.1:{silent}"), "no answer within 10 s", "usually 5672"],
+        ),
+        case(
+            "the port hangs up",
+            format!("amqp://guest:{MARKED}@127.0.0.1:{curt}"),
+            [&format!("cannot connect to RabbitMQ at 127.0.0.1:{curt}"), "does not speak AMQP 0-9-1", "usually 5672"],
+        ),
+        case(
+            "a web server is there",
+            format!("amqp://guest:{MARKED}@127.0.0.1:{web}"),
+            [&format!("cannot connect to RabbitMQ at 127.0.0.1:{web}"), "a web server answers there", "usually 5672"],
+        ),
+        case(
+            // This one takes five seconds to make out that it was not asked in HTTP, and hangs up.
+            "the management page is there",
+            format!("amqp://guest:{MARKED}@localhost:{management}"),
+            [&format!("cannot connect to RabbitMQ at localhost:{management}"), "usually 5672", ""],
+        ),
+        case(
+            "no host has that name",
+            format!("amqp://guest:{MARKED}@no-such-host.invalid"),
+            ["cannot connect to RabbitMQ at no-such-host.invalid:5672", "is RabbitMQ running there?", ""],
+        ),
+        case(
+            "wrong password",
+            good.replace(host.password(), MARKED),
+            [&format!("RabbitMQ at localhost:{port} refused"), &format!("check user `{name}` and its password"), ""],
+        ),
+        case(
+            "wrong user",
+            format!("amqp://nobody:{MARKED}@localhost:{port}/{name}"),
+            [&format!("RabbitMQ at localhost:{port} refused"), "check user `nobody` and its password", ""],
+        ),
+        case(
+            "wrong virtual host",
+            good.replace(&format!(":{port}/{name}"), &format!(":{port}/nowhere")),
+            [&format!("RabbitMQ at localhost:{port} refused"), "check the virtual host `nowhere`", "list_vhosts"],
+        ),
+        case(
+            "somebody else's virtual host",
+            good.replace(&format!(":{port}/{name}"), &format!(":{port}/%2F")),
+            [&format!("RabbitMQ at localhost:{port} refused"), &format!("the rights of `{name}` in it"), ""],
+        ),
+        case("an empty URL", String::new(), ["the URL of RabbitMQ is malformed", "begin with amqp://", form]),
+        case(
+            "no scheme",
+            format!("guest:{MARKED}@localhost:5672"),
+            ["the URL of RabbitMQ is malformed", "begin with amqp://", form],
+        ),
+        case(
+            "another scheme",
+            format!("http://guest:{MARKED}@localhost:5672"),
+            ["the URL of RabbitMQ is malformed", "begin with amqp://", form],
+        ),
+        case(
+            "a port that is no number",
+            format!("amqp://guest:{MARKED}@localhost:amqp"),
+            ["the URL of RabbitMQ is malformed", "port", form],
+        ),
+        case(
+            "a port that is too large",
+            format!("amqp://guest:{MARKED}@localhost:567200"),
+            ["the URL of RabbitMQ is malformed", "port", form],
+        ),
+        case(
+            "an unknown parameter",
+            format!("{}?heartbeet={MARKED}", good.replace(host.password(), MARKED)),
+            ["unknown parameter `heartbeet`", "known are", "heartbeat"],
+        ),
+        case(
+            "a bad value",
+            format!("{good}?heartbeat=often"),
+            ["`heartbeat` cannot be `often`", "from 2 to 65535", ""],
+        ),
+    ])
+}
+
+/// The one line that a program leaves on standard error when it cannot go on: exit code 1, `Error: ` and a sentence,
+/// no panic and no backtrace.
+pub fn one_clear_line(finished: &Finished) -> Result<&str> {
+    let Finished { code, stderr, .. } = finished;
+    ensure!(*code == Some(1), "the exit code is {code:?}, standard error {stderr:?}");
+    let line = stderr.strip_suffix('\n').unwrap_or(stderr);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    ensure!(line.starts_with("Error: ") && !line.contains('\n'), "this is not one line with an error: {stderr:?}");
+    ensure!(!line.contains("panicked") && !line.contains("backtrace"), "this is a panic: {line}");
+    Ok(line)
+}
+
+/// Asks for `--help`: exit code 0, an example to copy, where the address comes from; and no password, although the
+/// environment holds one.
+pub async fn shows_help(program: &Program, example: &str) -> Result<()> {
+    for flag in ["--help", "-h"] {
+        let url = format!("amqp://guest:{MARKED}@localhost:5672");
+        let Finished { code, stdout, stderr } = program.clone().url(url).arg(flag).run().await?;
+        ensure!(code == Some(0) && stderr.is_empty(), "{flag} ended with {code:?} and {stderr:?}");
+        for part in
+            [&format!("Example: cargo run --bin {example}"), "--url", "AMQP_URL", "amqp://guest:guest@localhost:5672"]
+        {
+            ensure!(stdout.contains(part), "{flag} does not show {part:?}:\n{stdout}");
+        }
+        ensure!(!stdout.contains(MARKED), "{flag} shows the password:\n{stdout}");
+    }
+    Ok(())
+}
+
+/// Runs it with arguments that it cannot take: exit code 2 and its usage on standard error, before it looks for a
+/// broker.
+pub async fn shows_usage(program: &Program) -> Result<()> {
+    let stderr = refuses_arguments(program).await?;
+    ensure!(stderr.contains("Usage: "), "there is no usage: {stderr}");
+    Ok(())
+}
+
+/// Runs it with arguments that it cannot take: exit code 2 before it looks for a broker. What it says on standard error.
+pub async fn refuses_arguments(program: &Program) -> Result<String> {
+    // With this address an attempt to connect would be seen: by another exit code.
+    let Finished { code, stdout, stderr } = program.clone().url("amqp://127.0.0.1:1").run().await?;
+    ensure!(code == Some(2), "the exit code is {code:?}, standard error {stderr:?}");
+    ensure!(stdout.is_empty(), "it printed {stdout:?}");
+    ensure!(stderr.starts_with("error: ") && stderr.contains("--help"), "this is no help: {stderr}");
+    Ok(stderr)
+}
+
+/// Runs it with `-v`, `-vv` and every log there is: standard output is the lesson still, whose first line is given,
+/// standard error has the logs, and neither the password.
+pub async fn logs_to_stderr(host: &VirtualHost<'_>, program: &Program, first_line: &str) -> Result<()> {
+    for (flag, filter) in [("-v", None), ("-vv", None), ("-v", Some("trace"))] {
+        let mut program = program.clone().url(host.url()).arg(flag);
+        if let Some(filter) = filter {
+            program = program.env("RUST_LOG", filter);
+        }
+        let mut running = program.spawn()?;
+        running.expect(first_line).await?;
+        running.stderr_line_containing("connected to RabbitMQ").await?;
+        // A receiver waits for ever; a sender may have ended already.
+        drop(running.kill());
+        let Finished { stdout, stderr, .. } = running.wait().await?;
+        ensure!(stdout.lines().all(|line| line.starts_with(" [")), "{flag} put something else into {stdout:?}");
+        ensure!(!stderr.contains(host.password()), "{flag} (RUST_LOG {filter:?}) shows the password:\n{stderr}");
+    }
+    Ok(())
+}
+
+/// Publishes a message through the management interface; an error if no queue takes it. The properties are those of
+/// AMQP, by name.
+pub async fn publish(
+    host: &VirtualHost<'_>,
+    exchange: &str,
+    routing_key: &str,
+    properties: Value,
+    body: &str,
+) -> Result<()> {
+    publish_encoded(host, exchange, routing_key, properties, ("string", body)).await
+}
+
+/// The same for a body that is no text, given in Base64.
+pub async fn publish_base64(host: &VirtualHost<'_>, exchange: &str, routing_key: &str, body: &str) -> Result<()> {
+    publish_encoded(host, exchange, routing_key, json!({}), ("base64", body)).await
+}
+
+async fn publish_encoded(
+    host: &VirtualHost<'_>,
+    exchange: &str,
+    routing_key: &str,
+    properties: Value,
+    (encoding, body): (&str, &str),
+) -> Result<()> {
+    let exchange = if exchange.is_empty() { "amq.default" } else { exchange };
+    let message = json!({
+        "routing_key": routing_key,
+        "properties": properties,
+        "payload": body,
+        "payload_encoding": encoding,
+    });
+    let answer = host.post(&format!("/api/exchanges/{{vhost}}/{exchange}/publish"), message).await?;
+    ensure!(answer["routed"] == true, "no queue took the message for `{routing_key}`: {answer}");
+    Ok(())
+}
+
+/// Fetches the next message of a queue through the management interface, for good: `payload`, `properties`,
+/// `exchange`, `routing_key`, `redelivered` and so on. An error if there is none.
+pub async fn take(host: &VirtualHost<'_>, queue: &str) -> Result<Value> {
+    let how = json!({"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"});
+    let mut messages = host.post(&format!("/api/queues/{{vhost}}/{queue}/get"), how).await?;
+    let message = messages.as_array_mut().and_then(Vec::pop);
+    message.with_context(|| format!("the queue {queue} is empty"))
+}
+
+/// Asks until the answer is the one that is waited for: for what no event tells, within ten seconds.
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(answer) = ask().await {
+            return Ok(answer);
+        }
+        ensure!(Instant::now() < deadline, "waited ten seconds for {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
