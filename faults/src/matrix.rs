@@ -1,0 +1,148 @@
+//! Each fault, with all users at once.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use futures_util::future::join_all;
+use testbed::Broker;
+use tokio::time::sleep;
+
+use crate::{
+    fault::Fault,
+    seat::Seat,
+    users::{Kind, User},
+    wait::within,
+};
+
+/// What `common` promises: back within this time, once the broker answers.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The end of patience with one step of one user; what it waits for within has shorter deadlines.
+const STEP: Duration = Duration::from_secs(60);
+
+/// One user and the fault: what came of it.
+pub struct Outcome {
+    /// The user.
+    pub kind: Kind,
+    /// What was measured, and how long it took in each round; or what went wrong.
+    pub result: Result<(&'static str, Vec<Duration>)>,
+}
+
+struct Cell<'a> {
+    kind: Kind,
+    seat: Arc<Seat<'a>>,
+    user: Box<dyn User + 'a>,
+    over: Instant,
+    times: Vec<Duration>,
+    trouble: Option<anyhow::Error>,
+}
+
+/// Makes one fault `rounds` times in a row, with these users.
+///
+/// # Errors
+/// When the broker does not stop or start. What goes wrong with a user is in its outcome.
+pub async fn run(broker: &Broker, fault: Fault, kinds: &[Kind], rounds: u32) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    let mut cells = Vec::new();
+    for (kind, cell) in kinds.iter().zip(join_all(kinds.iter().map(|&kind| Cell::open(broker, kind))).await) {
+        match cell {
+            Ok(cell) => cells.push(cell),
+            Err(error) => outcomes.push(Outcome { kind: *kind, result: Err(error.context("at its start")) }),
+        }
+    }
+    for round in 1..=rounds {
+        all(&mut cells, &format!("before round {round}"), async |cell| cell.user.works().await).await;
+        if fault.is_of_the_broker() {
+            stop(broker, fault).await?;
+        }
+        let name = format!("in round {round}");
+        all(&mut cells, &name, async |cell| cell.suffer(fault).await).await;
+        if fault.is_of_the_broker() {
+            let over = start(broker).await?;
+            cells.iter_mut().for_each(|cell| cell.over = over);
+        }
+        all(&mut cells, &format!("after round {round}"), async |cell| cell.is_back(fault).await).await;
+    }
+    all(&mut cells, "at its end", async |cell| cell.user.finish().await).await;
+    // Dropping a virtual host waits for the broker.
+    tokio::task::block_in_place(|| outcomes.extend(cells.into_iter().map(Cell::outcome)));
+    Ok(outcomes)
+}
+
+/// Does one step with all cells that are still well, at once.
+async fn all<'a>(cells: &mut [Cell<'a>], when: &str, step: impl AsyncFn(&mut Cell<'a>) -> Result<()>) {
+    let step = &step;
+    join_all(cells.iter_mut().filter(|cell| cell.trouble.is_none()).map(|cell| async move {
+        let outcome = within(STEP, "this step", step(cell)).await.and_then(|outcome| outcome);
+        cell.trouble = outcome.err().map(|error| error.context(when.to_owned()));
+    }))
+    .await;
+}
+
+async fn stop(broker: &Broker, fault: Fault) -> Result<()> {
+    let stopped = async { if fault == Fault::Kill { broker.kill().await } else { broker.stop().await } };
+    within(STEP, "the broker's end", stopped).await?
+}
+
+/// Starts the broker; tells when it first answered.
+async fn start(broker: &Broker) -> Result<Instant> {
+    let answer = async {
+        while broker.version().await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        Instant::now()
+    };
+    let (started, answered) = tokio::join!(
+        within(STEP, "the broker's start", broker.start_again()),
+        within(STEP, "the broker's answer", answer)
+    );
+    started??;
+    answered
+}
+
+impl<'a> Cell<'a> {
+    async fn open(broker: &'a Broker, kind: Kind) -> Result<Self> {
+        let seat = Arc::new(Seat::new(broker).await?);
+        let user = within(STEP, "its start", kind.start(seat.clone())).await??;
+        Ok(Self { kind, seat, user, over: Instant::now(), times: Vec::new(), trouble: None })
+    }
+
+    /// Makes the fault, waits until it is felt, and ends it.
+    async fn suffer(&mut self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Fin => self.seat.proxy.cut(),
+            Fault::Rst => self.seat.proxy.reset(),
+            Fault::Silence => self.seat.proxy.stall(),
+            Fault::MidFrame => self.seat.proxy.cut_after(fastrand::u32(100..2_000)),
+            Fault::CloseConnections => self.seat.host.close_all_connections().await?,
+            Fault::ChannelClosed => self.user.lose_channel().await?,
+            Fault::QueueDeleted => self.user.lose_queue().await?,
+            // Made for all at once.
+            Fault::StopStart | Fault::Kill => {}
+        }
+        let hit = self.user.suffers(fault).await?;
+        self.seat.proxy.resume();
+        self.over = if fault.lasts() { Instant::now() } else { hit };
+        Ok(())
+    }
+
+    async fn is_back(&mut self, fault: Fault) -> Result<()> {
+        let took = self.user.is_back(fault, self.over).await?;
+        self.times.push(took);
+        if self.kind != Kind::Closing {
+            ensure!(took < SOON, "back only after {} ms", took.as_millis());
+        }
+        Ok(())
+    }
+
+    fn outcome(self) -> Outcome {
+        let result = match self.trouble {
+            None => Ok((self.user.measures(), self.times)),
+            Some(error) => Err(error),
+        };
+        Outcome { kind: self.kind, result }
+    }
+}

@@ -1,0 +1,171 @@
+//! Reads numbered messages from one stream without end, and remembers them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use anyhow::{Result, bail};
+use common::{Consumer, Delivery, Error};
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{numbers::Numbers, pump::Pump, wait::until};
+
+/// So many messages have to come through before a user counts as working.
+const SOME: u64 = 20;
+
+/// Reads and acknowledges until dropped, or until the stream ends.
+pub struct Reader {
+    seen: watch::Receiver<Seen>,
+    received: Arc<Mutex<Numbers>>,
+    task: JoinSet<()>,
+}
+
+/// What has come so far.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// On so many AMQP channels: each numbers its deliveries from 1.
+    pub openings: u64,
+    /// When the first delivery came on the latest channel.
+    pub opened: Option<Instant>,
+    /// From this queue.
+    pub queue: String,
+    /// When the last delivery came, for each routing key.
+    pub keys: BTreeMap<String, Instant>,
+    /// The highest number.
+    pub highest: u64,
+    /// Why the stream has ended; empty if there was no error.
+    pub ended: Option<String>,
+    /// Something that must not be.
+    pub unexpected: Option<String>,
+}
+
+impl Reader {
+    /// Starts reading. `settles`: the consumer acknowledges each delivery itself.
+    pub fn start(consumer: Consumer, settles: bool) -> Self {
+        let (sender, seen) = watch::channel(Seen::default());
+        let received = Arc::new(Mutex::default());
+        let mut task = JoinSet::new();
+        task.spawn(read(consumer, settles, sender, received.clone()));
+        Self { seen, received, task }
+    }
+
+    /// What has come so far.
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Waits until something has come on more than `before` channels; tells when the first delivery on the latest came.
+    ///
+    /// # Errors
+    /// When it does not come in time, or something else did that must not.
+    pub async fn works_after(&self, before: u64) -> Result<Instant> {
+        self.until("a delivery on another channel", |seen| seen.opened.filter(|_| seen.openings > before)).await
+    }
+
+    /// Waits until `wanted` finds something in what has come so far.
+    ///
+    /// # Errors
+    /// When it does not come in time, or something else did that must not.
+    pub async fn until<T>(&self, what: &str, mut wanted: impl FnMut(&Seen) -> Option<T>) -> Result<T> {
+        let found = until(&self.seen, what, |seen| match (&seen.unexpected, &seen.ended) {
+            (Some(unexpected), _) => Some(Err(format!("reading: {unexpected}"))),
+            (None, Some(reason)) => Some(Err(format!("the stream has ended: {reason}"))),
+            (None, None) => wanted(seen).map(Ok),
+        });
+        match found.await? {
+            Ok(found) => Ok(found),
+            Err(trouble) => bail!(trouble),
+        }
+    }
+
+    /// Waits until some more of the pump's messages have come through.
+    ///
+    /// # Errors
+    /// When they do not come in time.
+    pub async fn flows_from(&self, pump: &Pump) -> Result<()> {
+        let wanted = pump.next() + SOME;
+        self.until("more messages", |seen| (seen.highest >= wanted).then_some(())).await
+    }
+
+    /// Pauses the pump, and waits until everything has come that it knows to be confirmed, from the number `first` on.
+    /// The pump stays paused.
+    ///
+    /// # Errors
+    /// What has not come in time.
+    pub async fn catches_up_with(&self, pump: &Pump, first: u64) -> Result<()> {
+        pump.pause().await?;
+        let missing = || pump.confirmed().not_in(&self.received.lock().unwrap_or_else(PoisonError::into_inner), first);
+        let complete = self.until("every confirmed message", |_| missing().is_empty().then_some(())).await;
+        if let Err(error) = complete {
+            let (missing, confirmed) = (missing(), pump.confirmed().len());
+            let some = &missing[..missing.len().min(5)];
+            bail!("{error:#}: of {confirmed} confirmed messages {} are missing, such as {some:?}", missing.len());
+        }
+        Ok(())
+    }
+
+    /// Waits until the stream has ended without an error.
+    ///
+    /// # Errors
+    /// How else it ended.
+    pub async fn ended(&mut self) -> Result<()> {
+        while let Some(ended) = self.task.join_next().await {
+            ended?;
+        }
+        match self.seen() {
+            Seen { unexpected: Some(trouble), .. } => bail!("reading: {trouble}"),
+            Seen { ended: Some(reason), .. } if !reason.is_empty() => bail!("the stream has ended: {reason}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn read(mut consumer: Consumer, settles: bool, seen: watch::Sender<Seen>, received: Arc<Mutex<Numbers>>) {
+    let reason = loop {
+        match consumer.next().await {
+            Ok(Some(delivery)) => {
+                let queue = if delivery.delivery_tag == 1 { consumer.queue() } else { String::new() };
+                if let Err(error) = take(delivery, settles, queue, &seen, &received).await {
+                    seen.send_modify(|seen| seen.unexpected = Some(format!("{error:#}")));
+                }
+            }
+            Ok(None) => break String::new(),
+            Err(error) => break error.to_string(),
+        }
+    };
+    seen.send_modify(|seen| seen.ended = Some(reason));
+}
+
+async fn take(
+    delivery: Delivery,
+    settles: bool,
+    queue: String,
+    seen: &watch::Sender<Seen>,
+    received: &Mutex<Numbers>,
+) -> Result<()> {
+    let number = delivery.text().parse()?;
+    received.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+    seen.send_modify(|seen| {
+        let now = Instant::now();
+        if delivery.delivery_tag == 1 {
+            seen.openings += 1;
+            seen.opened = Some(now);
+            seen.queue = queue;
+        }
+        seen.highest = seen.highest.max(number);
+        match seen.keys.get_mut(&delivery.routing_key) {
+            Some(last) => *last = now,
+            None => drop(seen.keys.insert(delivery.routing_key.clone(), now)),
+        }
+    });
+    if settles {
+        match delivery.ack().await {
+            // Too late is no error: the message comes again.
+            Ok(_) | Err(Error::Shutdown(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

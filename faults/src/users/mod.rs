@@ -1,0 +1,160 @@
+//! The users of `common` that faults happen to.
+
+mod closing;
+mod consumer;
+mod exclusive;
+mod publisher;
+mod two_channels;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use amqprs::channel::{BasicPublishArguments, QueueDeclareArguments};
+use anyhow::{Context, Result, bail, ensure};
+use async_trait::async_trait;
+use clap::ValueEnum;
+use common::{Channel, ConnectionManager, Error, Setup};
+
+use crate::{fault::Fault, losses::Losses, seat::Seat};
+
+/// One kind of user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Publishes numbered messages all the time, several in flight, and keeps account of the confirms
+    Publisher,
+    /// Consumes from a durable queue, with a prefetch of 10 and manual acknowledgement
+    Consumer,
+    /// Consumes from a server-named exclusive queue with two bindings
+    Exclusive,
+    /// Publishes and consumes while another consumer of the same connection cannot be set up again
+    TwoChannels,
+    /// Closes everything as soon as the fault is there
+    Closing,
+}
+
+/// As on the command line.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+impl Kind {
+    /// Starts such a user.
+    ///
+    /// # Errors
+    /// When it does not work even without a fault.
+    pub async fn start<'a>(self, seat: Arc<Seat<'a>>) -> Result<Box<dyn User + 'a>> {
+        Ok(match self {
+            Self::Publisher => Box::new(publisher::Publisher::start(seat).await?),
+            Self::Consumer => Box::new(consumer::Consumer::start(seat).await?),
+            Self::Exclusive => Box::new(exclusive::Exclusive::start(seat).await?),
+            Self::TwoChannels => Box::new(two_channels::TwoChannels::start(seat).await?),
+            Self::Closing => Box::new(closing::Closing::new(seat)),
+        })
+    }
+}
+
+/// Somebody who works before a fault and has to work after it. Called in this order, round after round: `works`; the
+/// fault, for some faults made by the user itself; `suffers`; the end of the fault; `is_back`.
+#[async_trait]
+pub trait User: Send {
+    /// Waits until everything works.
+    async fn works(&mut self) -> Result<()>;
+    /// Makes the broker close its AMQP channel.
+    async fn lose_channel(&mut self) -> Result<()>;
+    /// Deletes its queue.
+    async fn lose_queue(&mut self) -> Result<()>;
+    /// Waits until the fault is felt; tells when it hit.
+    async fn suffers(&mut self, fault: Fault) -> Result<Instant>;
+    /// Waits until everything works again after a fault that was over at `over`, and checks what was promised. Tells
+    /// how long it took.
+    async fn is_back(&mut self, fault: Fault, over: Instant) -> Result<Duration>;
+    /// What the duration of `is_back` is, in a word or two.
+    fn measures(&self) -> &'static str {
+        "back after"
+    }
+    /// Ends it in good order.
+    async fn finish(&mut self) -> Result<()>;
+}
+
+/// A user's connection manager, through its proxy.
+struct Line {
+    connections: ConnectionManager,
+    losses: Losses,
+    before: u32,
+}
+
+impl Line {
+    fn new(seat: &Seat<'_>) -> Result<Self> {
+        let connections = ConnectionManager::new(seat.options()?);
+        let losses = Losses::of(&connections);
+        Ok(Self { connections, losses, before: 0 })
+    }
+
+    /// What was lost up to now is the past.
+    fn mark(&mut self) {
+        self.before = self.losses.count();
+    }
+
+    /// When the fault hit: the connection, if it is one of those.
+    async fn hit(&self, fault: Fault) -> Result<Instant> {
+        if fault.ends_the_connection() { self.losses.after(self.before).await } else { Ok(Instant::now()) }
+    }
+
+    /// Faults that do not end the connection must leave it alone.
+    fn check(&self, fault: Fault) -> Result<()> {
+        let losses = self.losses.count() - self.before;
+        let expected = u32::from(fault.ends_the_connection());
+        ensure!(
+            losses == expected || (fault.is_of_the_broker() && losses > 1),
+            "the connection was lost {losses} times"
+        );
+        Ok(())
+    }
+}
+
+/// A user's [`Setup`], kept for making trouble on its channel.
+#[derive(Clone, Default)]
+struct Stash(Arc<Mutex<Option<Setup>>>);
+
+impl Stash {
+    fn keep(&self, setup: &Setup) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup.clone());
+    }
+
+    /// Nothing of it must be alive when everything is closed.
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn setup(&self) -> Result<Setup> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().context("no setup has run")
+    }
+
+    /// Asks for something that makes the broker close the channel.
+    async fn close_channel(&self) -> Result<()> {
+        let missing = QueueDeclareArguments::new("missing").passive(true).finish();
+        match self.setup()?.queue_declare(missing).await {
+            Err(Error::Closed { code: 404, .. }) => Ok(()),
+            other => bail!("asked for a missing queue: {other:?}"),
+        }
+    }
+}
+
+/// Publishes what makes the broker close the channel.
+async fn close_by_publishing(channel: &Channel) -> Result<()> {
+    let missing = BasicPublishArguments::new("missing", "");
+    match channel.publish(missing, amqprs::BasicProperties::default(), "x").await {
+        // With others in flight the broker does not say which message it means.
+        Err(Error::Closed { code: 404, .. } | Error::Unconfirmed { .. }) => Ok(()),
+        other => bail!("published to a missing exchange: {other:?}"),
+    }
+}
+
+async fn delete_queue(seat: &Seat<'_>, name: &str) -> Result<()> {
+    seat.host.delete(&format!("/api/queues/{{vhost}}/{name}")).await
+}

@@ -1,0 +1,93 @@
+//! Publishes numbered messages all the time.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use amqprs::channel::{BasicConsumeArguments, BasicPublishArguments};
+use anyhow::Result;
+use async_trait::async_trait;
+use common::{Channel, ConnectionManager, Setup, quorum_queue};
+
+use super::{Line, User, close_by_publishing, delete_queue};
+use crate::{
+    fault::Fault,
+    pump::{How, Pump},
+    reader::Reader,
+    seat::Seat,
+    wait::until,
+};
+
+/// Mandatory and confirmed, several in flight. What was confirmed has to be in the queue: somebody on a spared
+/// connection reads it.
+pub(super) struct Publisher<'a> {
+    seat: Arc<Seat<'a>>,
+    line: Line,
+    channel: Channel,
+    pump: Pump,
+    spared: ConnectionManager,
+    reader: Reader,
+    unroutable: u64,
+}
+
+impl<'a> Publisher<'a> {
+    pub async fn start(seat: Arc<Seat<'a>>) -> Result<Self> {
+        let (line, spared) = (Line::new(&seat)?, seat.spared()?);
+        let channel = line.connections.channel("publisher").await?;
+        channel.setup(|channel: Setup| async move { channel.queue_declare(quorum_queue("q")).await.map(drop) }).await?;
+        // This one declares nothing: a deleted queue has to stay away.
+        let subscribe = |_| async { Ok(BasicConsumeArguments::new("q", "").auto_ack(true).finish()) };
+        let reader = Reader::start(spared.channel("reader").await?.consume(subscribe).await?, false);
+        let to = |_| BasicPublishArguments::new("", "q").mandatory(true).finish();
+        let pump = Pump::start(channel.clone(), How::Enqueue, to);
+        Ok(Self { seat, line, channel, pump, spared, reader, unroutable: 0 })
+    }
+}
+
+#[async_trait]
+impl User for Publisher<'_> {
+    async fn works(&mut self) -> Result<()> {
+        self.reader.flows_from(&self.pump).await?;
+        self.line.mark();
+        self.unroutable = self.pump.progress().borrow().unroutable;
+        Ok(())
+    }
+
+    async fn lose_channel(&mut self) -> Result<()> {
+        close_by_publishing(&self.channel).await
+    }
+
+    async fn lose_queue(&mut self) -> Result<()> {
+        // What is in it goes with it.
+        self.reader.catches_up_with(&self.pump, 0).await?;
+        delete_queue(&self.seat, "q").await?;
+        self.pump.resume();
+        Ok(())
+    }
+
+    async fn suffers(&mut self, fault: Fault) -> Result<Instant> {
+        if fault != Fault::QueueDeleted {
+            return self.line.hit(fault).await;
+        }
+        let before = self.unroutable;
+        until(self.pump.progress(), "an unroutable message", |progress| (progress.unroutable > before).then_some(()))
+            .await?;
+        self.spared.channel("declare").await?.queue_declare(quorum_queue("q")).await?;
+        Ok(Instant::now())
+    }
+
+    async fn is_back(&mut self, fault: Fault, over: Instant) -> Result<Duration> {
+        let back = self.pump.works_since(over).await?.duration_since(over);
+        self.reader.catches_up_with(&self.pump, 0).await?;
+        self.pump.resume();
+        self.line.check(fault)?;
+        Ok(back)
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.line.connections.close_all().await?;
+        self.pump.ended().await?;
+        Ok(self.spared.close_all().await?)
+    }
+}
