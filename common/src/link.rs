@@ -188,6 +188,10 @@ async fn handshake_error(options: &ConnectOptions, host: &Host, reachable: &Host
             return Error::Refused { address, reason };
         }
         [b'H', b'T', b'T', b'P', ..] => "a web server answers there",
+        // As Docker does for a container whose broker does not listen yet.
+        [] => {
+            "it accepts connections and closes them at once; if RabbitMQ is still starting there, try again in a moment"
+        }
         // A TLS alert.
         [21, 3, ..] => "it expects TLS there",
         _ => &format!("what answers there does not speak AMQP 0-9-1 ({error})"),
