@@ -119,12 +119,14 @@ impl Consumer {
                 self.current = self.later.pop_front();
             }
             if let Some(subscription) = &mut self.current {
-                if !subscription.auto_ack && subscription.opening.is_lost() {
+                let message = match subscription.opening.is_lost() {
                     // RabbitMQ delivers these again, on the next opening.
-                    self.current = None;
-                    continue;
-                }
-                match subscription.messages.poll_recv(context) {
+                    true if !subscription.auto_ack => Poll::Ready(None),
+                    // All there is has come: the end of an opening is told after its deliveries.
+                    true => Poll::Ready(subscription.messages.try_recv().ok()),
+                    false => subscription.messages.poll_recv(context),
+                };
+                match message {
                     Poll::Ready(Some(message)) => {
                         match Delivery::from_consumer(message, &subscription.opening, subscription.auto_ack) {
                             Some(delivery) => return Poll::Ready(Some(Ok(delivery))),
@@ -148,18 +150,10 @@ impl Consumer {
                 Poll::Ready(Some(Ok(next))) => {
                     self.last_queue.clone_from(&next.queue);
                     self.later.push_back(next);
-                    if self.current.as_ref().is_some_and(|current| !current.auto_ack) {
-                        self.current = None;
-                    }
                 }
-                Poll::Ready(None) => {
-                    // Closed by this program. What was acknowledged automatically is still there to be read.
-                    let Some(subscription) = self.current.as_mut().filter(|current| current.auto_ack) else {
-                        return Poll::Ready(None);
-                    };
-                    let Ok(message) = subscription.messages.try_recv() else { return Poll::Ready(None) };
-                    return Poll::Ready(Delivery::from_consumer(message, &subscription.opening, true).map(Ok));
-                }
+                // Closed by this program. What was acknowledged automatically is still there to be read.
+                Poll::Ready(None) if self.current.as_ref().is_some_and(|current| current.opening.is_lost()) => {}
+                Poll::Ready(None) => return Poll::Ready(None),
             }
         }
     }

@@ -27,8 +27,13 @@ use crate::{
 /// Carries the number of a mandatory message: the broker returns it without one.
 pub(crate) const NUMBER_HEADER: &str = "x-publish-number";
 
-/// How long a channel that the broker closed lingers before amqprs's dispatcher ends (amqprs-notes.md, 2).
-const LINGER: Duration = Duration::from_millis(20);
+/// How long a channel that the broker closed lingers before amqprs's dispatcher ends. Deliveries may follow the close:
+/// in RabbitMQ they come from another process. One that finds no dispatcher ends the whole connection, and on a busy
+/// machine 20 ms were too short.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How long the reason of a failed call may take: it comes from another task.
+const REASON: Duration = Duration::from_secs(1);
 
 pub(crate) struct Opening {
     // An option only so that `drop` can take it.
@@ -123,7 +128,7 @@ impl Opening {
             answer = task => match answer {
                 Ok(Ok(answer)) => Ok(answer),
                 // The broker's reason is with the callback, here a moment earlier or later.
-                Ok(Err(_)) | Err(_) => match timeout(LINGER * 50, self.ledger.loss.wait()).await {
+                Ok(Err(_)) | Err(_) => match timeout(REASON, self.ledger.loss.wait()).await {
                     Ok(reason) => Err(self.blame(&doing, reason)),
                     Err(_) => Err(self.discard(&doing)),
                 },
@@ -215,8 +220,8 @@ impl ChannelCallback for Callback {
         self.ledger.by_message.store(refused || unsettled, Ordering::Relaxed);
         let doing = if refused { "RabbitMQ refused a message" } else { "RabbitMQ closed the channel" };
         self.ledger.end(Error::Closed { doing: doing.into(), code, text }, refused);
-        // No close-ok, and not at once: else what is still on its way costs the whole connection.
-        sleep(LINGER).await;
+        // No close-ok, and not at once: else what is still on its way, in either direction, costs the whole connection.
+        let _ = timeout(LINGER, self.health.loss.wait()).await;
         Err(amqprs::error::Error::ChannelCloseError("closed by RabbitMQ".into()))
     }
 

@@ -21,7 +21,7 @@ const PARAMETERS: &str = "connection_timeout, fail_fast, heartbeat, name, reconn
 /// | `name` | shown in the management pages and in the broker's log | the program's name |
 /// | `heartbeat` | seconds (at least 2); a silent peer is noticed after two intervals | 60 |
 /// | `connection_timeout` | seconds for name look-up, TCP and AMQP handshake together, for each host | 10 |
-/// | `reconnect_interval` | seconds, such as `0.5`: the longest pause between two attempts, before jitter | 0.5 |
+/// | `reconnect_interval` | seconds, such as `0.5`: the longest pause between two attempts | 0.5 |
 /// | `fail_fast` | `1`: the first connection fails at once; `0`: keeps trying | 1 |
 ///
 /// ```
@@ -105,8 +105,8 @@ impl ConnectOptions {
     }
 
     /// The longest pause between two attempts to reconnect, or to set a channel up again. Pauses start at a tenth of a
-    /// second and double up to this; up to as much again is added by chance, so that clients do not return as one.
-    /// Default: half a second, so that a program is back within a second of its broker.
+    /// second and grow up to this, with a part left to chance, so that clients do not return as one. Default: half a
+    /// second, so that a program is back within a second of its broker.
     pub fn reconnect_interval(mut self, interval: Duration) -> Self {
         self.reconnect_interval = interval;
         self

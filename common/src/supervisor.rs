@@ -202,8 +202,9 @@ async fn close(core: &Core, link: Arc<Link>) {
 /// Pauses between attempts, growing from a tenth of a second, with jitter so that clients do not return as one.
 pub(crate) fn backoff(options: &ConnectOptions) -> ExponentialBackoff {
     ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100).min(options.reconnect_interval))
-        .with_max_delay(options.reconnect_interval)
+        // The jitter adds up to as much again.
+        .with_min_delay(Duration::from_millis(100).min(options.reconnect_interval / 2))
+        .with_max_delay(options.reconnect_interval / 2)
         .with_jitter()
         .without_max_times()
         .build()

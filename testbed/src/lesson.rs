@@ -41,6 +41,7 @@ pub async fn refuses_bad_addresses(host: &VirtualHost<'_>, program: &Program) ->
         closed: closed.local_addr()?.port(),
         silent: silent.local_addr()?.port(),
         curt: answering(&mut others, "").await?,
+        other: answering(&mut others, "SSH-2.0-OpenSSH_9.2\r\n").await?,
         web: answering(&mut others, "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await?,
     };
     let cases = bad_addresses(host, ports)?;
@@ -77,6 +78,8 @@ struct Ports {
     silent: u16,
     /// Hangs up.
     curt: u16,
+    /// Speaks another language.
+    other: u16,
     web: u16,
 }
 
@@ -96,7 +99,7 @@ async fn answering(servers: &mut JoinSet<()>, answer: &'static str) -> Result<u1
 }
 
 fn bad_addresses(host: &VirtualHost<'_>, ports: Ports) -> Result<Vec<BadAddress>> {
-    let Ports { closed, silent, curt, web } = ports;
+    let Ports { closed, silent, curt, other, web } = ports;
     let good = host.url();
     let broker = host.broker();
     let (name, port) = (host.name(), broker.port());
@@ -121,7 +124,12 @@ fn bad_addresses(host: &VirtualHost<'_>, ports: Ports) -> Result<Vec<BadAddress>
         case(
             "the port hangs up",
             format!("amqp://guest:{MARKED}@127.0.0.1:{curt}"),
-            [&format!("cannot connect to RabbitMQ at 127.0.0.1:{curt}"), "does not speak AMQP 0-9-1", "usually 5672"],
+            [&format!("cannot connect to RabbitMQ at 127.0.0.1:{curt}"), "closes them at once", "usually 5672"],
+        ),
+        case(
+            "something else is there",
+            format!("amqp://guest:{MARKED}@127.0.0.1:{other}"),
+            [&format!("cannot connect to RabbitMQ at 127.0.0.1:{other}"), "does not speak AMQP 0-9-1", "usually 5672"],
         ),
         case(
             "a web server is there",
