@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amqprs::channel::{BasicCancelArguments, BasicConsumeArguments, BasicQosArguments, ConsumerMessage};
+use amqprs::channel::{
+    BasicCancelArguments, BasicConsumeArguments, BasicQosArguments, ConsumerMessage, QueueDeleteArguments,
+};
 use futures_util::{Stream, future::BoxFuture};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -25,7 +27,7 @@ use crate::{
     setup::run,
     supervisor::Core,
     suspicion::Suspicion,
-    topology::{basic_qos, check_name},
+    topology::{basic_qos, check_name, queue_delete},
 };
 
 /// The prefetch of a consumer whose setup chooses none: enough to keep it busy, and a bound on what it may hold.
@@ -218,7 +220,13 @@ impl Task {
         let mut first = Some(first);
         let mut suspicion = Suspicion::new();
         let mut reopen = Reopen::new(self.core.clone(), self.stop.clone(), &self.name, false);
+        let mut left = None;
         while let Some(opening) = reopen.next().await {
+            if let Some((health, queues)) = left.take()
+                && Arc::ptr_eq(&health, &opening.health)
+            {
+                delete(&opening, queues).await;
+            }
             let since = Instant::now();
             let (error, queue) = match reopen.unless_closing(self.subscribe_on(&opening, &mut suspicion)).await {
                 Ok(subscription) => {
@@ -265,6 +273,8 @@ impl Task {
                 }
                 return;
             }
+            let queues = std::mem::take(&mut *opening.own_queues.lock().unwrap_or_else(PoisonError::into_inner));
+            left = Some((opening.health.clone(), queues));
             drop(opening);
             match error {
                 Error::Cancelled { .. } => reopen.failed(Error::Cancelled { queue }).await,
@@ -295,5 +305,13 @@ impl Task {
         let consume = opening.call(doing, |raw| async move { raw.basic_consume_rx(arguments).await });
         let (consumer_tag, messages) = consume.await?;
         Ok(Subscription { opening: opening.clone(), messages, consumer_tag, queue, auto_ack })
+    }
+}
+
+/// The last opening's queues would stay, bound and filling up, until the connection ends: the setup makes new ones.
+async fn delete(opening: &Arc<Opening>, queues: Vec<String>) {
+    for queue in queues {
+        // Deleting what is gone already is no error; any other trouble meets the setup, too.
+        let _ = queue_delete(opening.clone(), QueueDeleteArguments::new(&queue)).await;
     }
 }

@@ -20,6 +20,7 @@ use tokio::{
     runtime::Handle,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{ConnectOptions, Error, Result, loss::Loss, options::Host};
 
@@ -41,6 +42,8 @@ pub(crate) struct Link {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     pub loss: Loss,
+    /// It is about to be closed by this program.
+    pub closing: CancellationToken,
     /// Channels that the broker closed: amqprs never frees their numbers.
     closed_channels: AtomicU32,
     /// Channels that are open, or being opened.
@@ -72,6 +75,14 @@ impl Health {
             return Err(Error::Stale);
         }
         Ok(number)
+    }
+
+    /// Waits until the connection is lost, or about to be closed.
+    pub async fn ended(&self) {
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            _ = self.loss.wait() => {}
+        }
     }
 
     /// The broker closed a channel, and its number is gone.

@@ -27,10 +27,10 @@ use crate::{
 /// Carries the number of a mandatory message: the broker returns it without one.
 pub(crate) const NUMBER_HEADER: &str = "x-publish-number";
 
-/// How long a channel that the broker closed lingers before amqprs's dispatcher ends. Deliveries may follow the close:
-/// in RabbitMQ they come from another process. One that finds no dispatcher ends the whole connection, and on a busy
-/// machine 20 ms were too short.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long a channel that the broker closed lingers before it is answered and amqprs's dispatcher ends. Deliveries may
+/// follow the close: in RabbitMQ they come from another process, and a quorum queue goes on until the prefetch is used
+/// up. One that finds no dispatcher ends the whole connection, and on a busy machine 20 ms were too short.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// How long the reason of a failed call may take: it comes from another task.
 const REASON: Duration = Duration::from_secs(1);
@@ -41,13 +41,15 @@ pub(crate) struct Opening {
     _number: Number,
     pub ledger: Arc<Ledger>,
     /// Held while numbering and publishing a message, or while settling a delivery: both depend on the order.
-    pub turn: Mutex<Settled>,
+    pub turn: Arc<Mutex<Settled>>,
     /// Held, by the task that runs it, during a synchronous call: two at once kill amqprs's dispatcher.
     calls: Arc<Mutex<()>>,
     /// Whether a setup chose a prefetch of its own.
     pub qos_chosen: AtomicBool,
     /// The last queue declared, which AMQP lets the name "" stand for (`queue.bind`, `basic.consume`).
     pub last_queue: std::sync::Mutex<String>,
+    /// Exclusive queues that the broker named: they stay until the connection ends, and nobody else can know them.
+    pub own_queues: std::sync::Mutex<Vec<String>>,
     pub health: Arc<Health>,
     timeout: Duration,
     runtime: Handle,
@@ -73,20 +75,21 @@ impl Opening {
             error = link.health.loss.wait() => return Err(error),
             () = sleep(deadline) => return Err(no_answer("cannot open a channel", deadline)),
         };
-        let ledger = Arc::new(Ledger::default());
+        let (ledger, turn) = (Arc::new(Ledger::default()), Arc::new(Mutex::default()));
         let opening = Arc::new(Self {
             raw: Some(raw.clone()),
             _number: number,
             ledger: ledger.clone(),
-            turn: Mutex::default(),
+            turn: turn.clone(),
             calls: Arc::default(),
             qos_chosen: AtomicBool::new(false),
             last_queue: std::sync::Mutex::default(),
+            own_queues: std::sync::Mutex::default(),
             health: link.health.clone(),
             timeout: deadline,
             runtime: link.runtime.clone(),
         });
-        raw.register_callback(Callback { ledger, health: link.health.clone() }).await?;
+        raw.register_callback(Callback { ledger, turn, health: link.health.clone() }).await?;
         if confirms {
             let select = |raw: RawChannel| async move { raw.confirm_select(ConfirmSelectArguments::default()).await };
             opening.call(|| "cannot switch publisher confirms on".into(), select).await?;
@@ -158,13 +161,21 @@ impl Opening {
     /// Closes the channel in an orderly way; what was published before is flushed. Bounded by the deadline.
     pub async fn close(&self) {
         let Ok(raw) = self.raw() else { return };
+        let deadline = Instant::now() + self.timeout;
+        // Whoever is publishing or settling has sent it when this is free, and whoever comes later finds the channel
+        // closed: RabbitMQ ends the whole connection (504) for a message or an ack that follows the close.
+        let _turn = timeout_at(deadline, self.turn.lock()).await;
         if !self.ledger.loss.is_lost() {
             let (raw, calls) = (raw.clone(), self.calls.clone());
             let closing = self.runtime.spawn(async move {
                 let _turn = calls.lock().await;
                 raw.close().await
             });
-            let _ = timeout(self.timeout, closing).await;
+            tokio::select! {
+                _ = timeout_at(deadline, closing) => {}
+                // RabbitMQ was faster, and does not answer any more.
+                _ = self.ledger.loss.wait() => {}
+            }
         }
         self.ledger.end(Error::Shutdown("channel"), false);
     }
@@ -199,6 +210,7 @@ fn no_answer(doing: &str, after: Duration) -> Error {
 /// and it holds the ledger but not the opening, which it would keep alive.
 struct Callback {
     ledger: Arc<Ledger>,
+    turn: Arc<Mutex<Settled>>,
     health: Arc<Health>,
 }
 
@@ -220,9 +232,19 @@ impl ChannelCallback for Callback {
         self.ledger.by_message.store(refused || unsettled, Ordering::Relaxed);
         let doing = if refused { "RabbitMQ refused a message" } else { "RabbitMQ closed the channel" };
         self.ledger.end(Error::Closed { doing: doing.into(), code, text }, refused);
-        // No close-ok, and not at once: else what is still on its way, in either direction, costs the whole connection.
-        let _ = timeout(LINGER, self.health.loss.wait()).await;
-        Err(amqprs::error::Error::ChannelCloseError("closed by RabbitMQ".into()))
+        // The answer has to wait: else what is still on its way, in either direction, costs the whole connection. And it
+        // has to come: a quorum queue keeps what was delivered on this channel, unacknowledged, until then.
+        let quiet = async {
+            sleep(LINGER).await;
+            // Whoever is publishing or settling has sent it when this is free; whoever comes later sees the loss.
+            drop(self.turn.lock().await);
+        };
+        tokio::select! {
+            biased;
+            // Nobody is there to be answered, or will be in a moment; amqprs would panic.
+            () = self.health.ended() => Err(amqprs::error::Error::ChannelCloseError("closed by RabbitMQ".into())),
+            () = quiet => Ok(()),
+        }
     }
 
     async fn cancel(&mut self, _: &RawChannel, cancel: Cancel) -> Result<(), amqprs::error::Error> {

@@ -134,6 +134,10 @@ impl ChannelCore {
             // One critical section: the broker numbers messages in the order in which they arrive.
             let _turn = opening.turn().await;
             if !self.confirms {
+                // Nothing may follow the close of a channel.
+                if opening.is_lost() {
+                    continue;
+                }
                 return raw
                     .basic_publish(properties, body, arguments)
                     .await

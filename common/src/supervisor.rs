@@ -189,6 +189,7 @@ async fn watch_over(core: &Core, link: &Link, requests: &mut mpsc::UnboundedRece
 }
 
 async fn close(core: &Core, link: Arc<Link>) {
+    link.health.closing.cancel();
     if let Some(connection) = link.connection() {
         // In a task of its own: dropping the call half-way would kill amqprs's reader.
         let closing = tokio::spawn(connection.close());

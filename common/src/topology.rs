@@ -157,24 +157,28 @@ fn check_answered(no_wait: bool) -> Result<()> {
     if no_wait { Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into())) } else { Ok(()) }
 }
 
-/// The queue's name and `no_wait`, which amqprs keeps private: read off the debug print, where a name can only
-/// look longer than it is.
-fn check_declaration(arguments: &QueueDeclareArguments) -> Result<String> {
+/// The queue's name, `exclusive` and `no_wait`, which amqprs keeps private: read off the debug print, where a name can
+/// only look longer than it is. Returns the name, and whether the queue is exclusive.
+fn check_declaration(arguments: &QueueDeclareArguments) -> Result<(String, bool)> {
     let print = format!("{arguments:?}");
     let (name, rest) = print
         .split_once("queue: \"")
         .and_then(|(_, rest)| rest.split_once("\", passive: "))
         .ok_or_else(|| Error::Invalid("this version of amqprs prints queue arguments in another way".into()))?;
     check_name("queue name", name)?;
-    check_answered(rest.split_once("no_wait: ").is_some_and(|(_, rest)| rest.starts_with("true")))?;
-    Ok(name.to_owned())
+    let is = |flag: &str| rest.split_once(flag).is_some_and(|(_, rest)| rest.starts_with("true"));
+    check_answered(is("no_wait: "))?;
+    Ok((name.to_owned(), is("exclusive: ")))
 }
 
 pub(crate) async fn queue_declare(opening: Arc<Opening>, arguments: QueueDeclareArguments) -> Result<QueueDeclared> {
-    let name = check_declaration(&arguments)?;
-    let doing = || format!("cannot declare queue `{name}`");
+    let (asked, exclusive) = check_declaration(&arguments)?;
+    let doing = || format!("cannot declare queue `{asked}`");
     let declared = opening.call(doing, |raw| async move { raw.queue_declare(arguments).await }).await?;
     let (name, messages, consumers) = declared.unwrap_or_default();
+    if asked.is_empty() && exclusive {
+        opening.own_queues.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
+    }
     name.clone_into(&mut opening.last_queue.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(QueueDeclared { name, messages, consumers })
 }

@@ -28,6 +28,8 @@ impl Transaction {
             // AMQP leaves open what either does in a transaction.
             return Err(Error::Invalid("neither `immediate` nor `mandatory` is possible in a transaction".into()));
         }
+        // Nothing may follow the close of a channel.
+        let _turn = self.opening.turn().await;
         if let Some(reason) = self.opening.ledger.loss.reason() {
             return Err(reason);
         }
