@@ -12,5 +12,7 @@ pub mod panics;
 pub mod pump;
 pub mod reader;
 pub mod seat;
+pub mod soak;
+pub mod trouble;
 pub mod users;
 pub mod wait;

@@ -11,12 +11,13 @@ use async_trait::async_trait;
 use common::{Channel, ConnectionManager, Error, Setup};
 use tokio::time::sleep;
 
-use super::{Stash, User, close_by_publishing, delete_queue};
+use super::{User, delete_queue};
 use crate::{
     fault::Fault,
     pump::{How, Pump},
     reader::Reader,
     seat::Seat,
+    trouble::{Stash, close_by_publishing},
     wait::{PATIENCE, within},
 };
 

@@ -10,12 +10,13 @@ use anyhow::Result;
 use async_trait::async_trait;
 use common::{ConnectionManager, Setup, quorum_queue};
 
-use super::{Line, Stash, User, delete_queue};
+use super::{Line, User, delete_queue};
 use crate::{
     fault::Fault,
     pump::{How, Pump},
     reader::Reader,
     seat::Seat,
+    trouble::Stash,
 };
 
 /// With a prefetch and manual acknowledgement. A spared connection publishes; everything has to arrive, on one and the

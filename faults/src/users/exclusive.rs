@@ -13,12 +13,13 @@ use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use common::{ConnectionManager, Error, Setup};
 
-use super::{Line, Stash, User};
+use super::{Line, User};
 use crate::{
     fault::Fault,
     pump::{How, Pump},
     reader::{Reader, Seen},
     seat::Seat,
+    trouble::Stash,
 };
 
 const KEYS: [&str; 2] = ["red", "blue"];

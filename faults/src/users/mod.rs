@@ -8,15 +8,14 @@ mod two_channels;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use amqprs::channel::{BasicPublishArguments, QueueDeclareArguments};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use clap::ValueEnum;
-use common::{Channel, ConnectionManager, Error, Setup};
+use common::ConnectionManager;
 
 use crate::{fault::Fault, losses::Losses, seat::Seat};
 
@@ -114,44 +113,6 @@ impl Line {
             "the connection was lost {losses} times"
         );
         Ok(())
-    }
-}
-
-/// A user's [`Setup`], kept for making trouble on its channel.
-#[derive(Clone, Default)]
-struct Stash(Arc<Mutex<Option<Setup>>>);
-
-impl Stash {
-    fn keep(&self, setup: &Setup) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup.clone());
-    }
-
-    /// Nothing of it must be alive when everything is closed.
-    fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    fn setup(&self) -> Result<Setup> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().context("no setup has run")
-    }
-
-    /// Asks for something that makes the broker close the channel.
-    async fn close_channel(&self) -> Result<()> {
-        let missing = QueueDeclareArguments::new("missing").passive(true).finish();
-        match self.setup()?.queue_declare(missing).await {
-            Err(Error::Closed { code: 404, .. }) => Ok(()),
-            other => bail!("asked for a missing queue: {other:?}"),
-        }
-    }
-}
-
-/// Publishes what makes the broker close the channel.
-async fn close_by_publishing(channel: &Channel) -> Result<()> {
-    let missing = BasicPublishArguments::new("missing", "");
-    match channel.publish(missing, amqprs::BasicProperties::default(), "x").await {
-        // With others in flight the broker does not say which message it means.
-        Err(Error::Closed { code: 404, .. } | Error::Unconfirmed { .. }) => Ok(()),
-        other => bail!("published to a missing exchange: {other:?}"),
     }
 }
 

@@ -10,13 +10,14 @@ use anyhow::Result;
 use async_trait::async_trait;
 use common::{Channel, ConnectionManager, Setup, quorum_queue};
 
-use super::{Line, User, close_by_publishing, delete_queue};
+use super::{Line, User, delete_queue};
 use crate::{
     fault::Fault,
     pump::{How, Pump},
     reader::Reader,
     seat::Seat,
-    wait::until,
+    trouble::close_by_publishing,
+    wait::{PATIENCE, until, within},
 };
 
 /// Mandatory and confirmed, several in flight. What was confirmed has to be in the queue: somebody on a spared
@@ -73,7 +74,11 @@ impl User for Publisher<'_> {
         let before = self.unroutable;
         until(self.pump.progress(), "an unroutable message", |progress| (progress.unroutable > before).then_some(()))
             .await?;
-        self.spared.channel("declare").await?.queue_declare(quorum_queue("q")).await?;
+        // The reader asks for the queue all the time. RabbitMQ may answer that with 541, and end the connection, while a
+        // quorum queue is being made.
+        let channel = self.spared.channel("declare").await?;
+        let declare = async { while channel.queue_declare(quorum_queue("q")).await.is_err() {} };
+        within(PATIENCE, "the queue's declaration", declare).await?;
         Ok(Instant::now())
     }
 

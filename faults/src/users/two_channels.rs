@@ -17,12 +17,13 @@ use async_trait::async_trait;
 use common::{Channel, ConnectionManager, Error, Setup};
 use tokio::{sync::watch, time::sleep};
 
-use super::{Line, Stash, User, close_by_publishing, delete_queue};
+use super::{Line, User, delete_queue};
 use crate::{
     fault::Fault,
     pump::{How, Pump},
     reader::{Reader, Seen},
     seat::Seat,
+    trouble::{Stash, close_by_publishing},
     wait::{PATIENCE, until, within},
 };
 

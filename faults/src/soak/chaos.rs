@@ -1,0 +1,169 @@
+//! Makes a random fault every few seconds.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use fastrand::Rng;
+use testbed::{Broker, Proxy, VirtualHost};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::VOLATILE;
+use crate::{fault::Fault, trouble::Stash, wait::within};
+
+/// How often each kind is made, of a hundred. A stop or a kill of the broker takes ten seconds.
+const WEIGHTS: [(Fault, u32); 9] = [
+    (Fault::Fin, 18),
+    (Fault::Rst, 18),
+    (Fault::MidFrame, 18),
+    (Fault::ChannelClosed, 18),
+    (Fault::CloseConnections, 10),
+    (Fault::QueueDeleted, 8),
+    (Fault::Silence, 6),
+    (Fault::StopStart, 2),
+    (Fault::Kill, 2),
+];
+
+/// The end of patience with the broker.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What faults can happen to.
+pub struct Chaos<'a> {
+    /// The broker of everybody.
+    pub broker: &'a Broker,
+    /// The virtual host of everybody.
+    pub host: &'a VirtualHost<'a>,
+    /// What the connections go through.
+    pub proxies: Vec<Arc<Proxy>>,
+    /// The producers' channels.
+    pub trips: Vec<Arc<AtomicBool>>,
+    /// The consumers' channels.
+    pub stashes: Vec<Stash>,
+    /// Its own chance.
+    pub rng: Rng,
+    /// How many were made of each kind.
+    pub made: Made,
+    /// Proxies that come back to life after a while.
+    pub stalls: JoinSet<()>,
+}
+
+/// How many faults were made of each kind.
+#[derive(Debug, Default)]
+pub struct Made(Vec<(Fault, u32)>);
+
+impl Made {
+    /// How many in all.
+    pub fn total(&self) -> u32 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+
+    fn count(&mut self, fault: Fault) {
+        match self.0.iter_mut().find(|(kind, _)| *kind == fault) {
+            Some((_, count)) => *count += 1,
+            None => self.0.push((fault, 1)),
+        }
+    }
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for fault in Fault::value_variants() {
+            let count = self.0.iter().find(|(kind, _)| kind == fault).map_or(0, |(_, count)| *count);
+            write!(f, "{separator}{fault} {count}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+impl Chaos<'_> {
+    /// Makes one every `every`, and is less patient while it is late because one took long.
+    ///
+    /// # Errors
+    /// When a fault cannot be made: the broker does not come back, for instance.
+    pub async fn reign(&mut self, every: Duration, end: Instant) -> Result<()> {
+        let mut next = Instant::now() + every;
+        while next < end {
+            sleep_until(next).await;
+            let fault = self.choose();
+            within(PATIENCE, &format!("the end of the fault {fault}"), self.make(fault)).await??;
+            self.made.count(fault);
+            next = (next + every).max(Instant::now() + every / 3);
+        }
+        while self.stalls.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    fn choose(&mut self) -> Fault {
+        let mut left = self.rng.u32(0..WEIGHTS.iter().map(|(_, weight)| weight).sum());
+        for (fault, weight) in WEIGHTS {
+            match left.checked_sub(weight) {
+                Some(rest) => left = rest,
+                None => return fault,
+            }
+        }
+        Fault::Fin
+    }
+
+    async fn make(&mut self, fault: Fault) -> Result<()> {
+        let proxy = self.rng.usize(0..self.proxies.len());
+        let proxy = self.proxies[proxy].clone();
+        match fault {
+            Fault::Fin => proxy.cut(),
+            Fault::Rst => proxy.reset(),
+            Fault::MidFrame => proxy.cut_after(self.rng.u32(1..100_000)),
+            Fault::Silence => self.stall(proxy),
+            Fault::CloseConnections => self.close_connections().await,
+            Fault::ChannelClosed => self.close_a_channel().await,
+            // It may be away still, since the last time.
+            Fault::QueueDeleted => drop(self.host.delete(&format!("/api/queues/{{vhost}}/{VOLATILE}")).await),
+            Fault::StopStart => self.broker.restart().await?,
+            Fault::Kill => {
+                self.broker.kill().await?;
+                self.broker.start_again().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// For less than a heartbeat takes, or for more.
+    fn stall(&mut self, proxy: Arc<Proxy>) {
+        let silence = Duration::from_millis(self.rng.u64(200..8_000));
+        proxy.stall();
+        self.stalls.spawn(async move {
+            sleep(silence).await;
+            proxy.resume();
+        });
+    }
+
+    /// All of them, as the broker knows them at this moment.
+    async fn close_connections(&self) {
+        // It fails while connections come and go; the next one may not.
+        let path = format!("/api/connections/username/{}", self.host.name());
+        drop(self.host.delete(&path).await);
+    }
+
+    async fn close_a_channel(&mut self) {
+        let choice = self.rng.usize(0..self.trips.len() + self.stashes.len());
+        match self.trips.get(choice) {
+            // The next thing it publishes does it.
+            Some(trip) => trip.store(true, Ordering::Relaxed),
+            None => {
+                let stash = self.stashes[choice - self.trips.len()].clone();
+                // Whether it works depends on what else is going wrong with that channel.
+                drop(stash.close_channel().await);
+            }
+        }
+    }
+}

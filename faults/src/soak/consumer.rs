@@ -1,0 +1,96 @@
+//! Consumes, settles in every way there is, and starts anew now and then.
+
+use std::{sync::Arc, time::Duration};
+
+use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
+use common::{Channel, Consumer, Delivery, Setup};
+use fastrand::Rng;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{WorkQueue, accounts::Accounts};
+use crate::trouble::Stash;
+
+/// One of the soak's consumers.
+pub struct Worker {
+    /// Its connection.
+    pub channel: Channel,
+    /// What it consumes from.
+    pub queue: WorkQueue,
+    /// For trouble.
+    pub stash: Stash,
+    /// Where it reports what it receives.
+    pub accounts: Arc<Accounts>,
+    /// Its own chance.
+    pub rng: Rng,
+}
+
+impl Worker {
+    /// Consumes until told to stop.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            let value = (self.queue.clone(), self.stash.clone());
+            match self.channel.consume_with(value, subscribe).await {
+                Ok(mut consumer) => {
+                    tokio::select! {
+                        () = self.work(&mut consumer) => {}
+                        _ = stop.wait_for(|stop| *stop) => {}
+                    }
+                }
+                // The first run of a setup fails to its caller.
+                Err(error) => {
+                    self.accounts.failed(&error);
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        self.stash.clear();
+    }
+
+    /// Some thousand messages; then the stream is dropped, and what it has prefetched has to come to the next one.
+    async fn work(&mut self, consumer: &mut Consumer) {
+        for _ in 0..self.rng.u32(500..5_000) {
+            let moment = Duration::from_millis(self.rng.u64(1..50));
+            match timeout(moment, consumer.next()).await {
+                // Dropped while it waited.
+                Err(_) => {}
+                Ok(Ok(Some(delivery))) => self.take(delivery).await,
+                Ok(Ok(None)) => {
+                    self.accounts.violation("a stream has ended before anybody closed it".into());
+                    return sleep(Duration::from_secs(1)).await;
+                }
+                Ok(Err(error)) => return self.accounts.violation(format!("a stream has ended: {error}")),
+            }
+        }
+    }
+
+    async fn take(&mut self, delivery: Delivery) {
+        let text = delivery.text();
+        let mut words = text.split(' ').map(str::parse::<u64>);
+        match (words.next(), words.next()) {
+            (Some(Ok(producer)), Some(Ok(number))) => self.accounts.received(producer as usize, number),
+            _ => self.accounts.violation(format!("a message that nobody sent: {text:.50}")),
+        }
+        let settled = match self.rng.u32(0..100) {
+            0..3 => delivery.nack(true).await,
+            3..5 => delivery.reject(true).await,
+            5..8 => {
+                sleep(Duration::from_millis(self.rng.u64(1..20))).await;
+                delivery.ack().await
+            }
+            _ => delivery.ack().await,
+        };
+        if let Err(error) = settled {
+            self.accounts.violation(format!("settling: {error}"));
+        }
+    }
+}
+
+async fn subscribe(channel: Setup, (queue, stash): (WorkQueue, Stash)) -> common::Result<BasicConsumeArguments> {
+    stash.keep(&channel);
+    channel.basic_qos(BasicQosArguments::new(0, 50, false)).await?;
+    channel.queue_declare(queue.arguments()).await?;
+    Ok(BasicConsumeArguments::new(&queue.name, ""))
+}

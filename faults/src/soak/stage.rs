@@ -1,0 +1,206 @@
+//! Who takes part in a soak: set up at its beginning, and brought to rest at its end.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use amqprs::{BasicProperties, DELIVERY_MODE_PERSISTENT, channel::BasicPublishArguments};
+use anyhow::{Context, Result};
+use common::{Channel, ConnectOptions, ConnectionManager};
+use fastrand::Rng;
+use testbed::{Broker, Proxy, VirtualHost};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Options, SETTLE, WorkQueue, accounts::Accounts, consumer::Worker, extras::Extras, full_queue, producer::Producer,
+};
+use crate::{losses::Losses, trouble::Stash, wait::within};
+
+/// Short enough to be met now and then while the broker is away.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Everybody, and the means to end them.
+pub(super) struct Stage<'a> {
+    host: &'a VirtualHost<'a>,
+    members: Vec<Member>,
+    producers: JoinSet<()>,
+    workers: JoinSet<()>,
+    extras: Option<Extras>,
+    publish_no_more: watch::Sender<bool>,
+    consume_no_more: watch::Sender<bool>,
+    tested: Handle,
+    /// Set one to make a producer's channel be closed.
+    pub trips: Vec<Arc<AtomicBool>>,
+    /// Use one to make a consumer's channel be closed.
+    pub stashes: Vec<Stash>,
+}
+
+/// One connection manager, through a proxy of its own.
+struct Member {
+    proxy: Arc<Proxy>,
+    connections: ConnectionManager,
+    losses: Losses,
+}
+
+impl<'a> Stage<'a> {
+    /// Starts everybody.
+    pub async fn set(
+        broker: &Broker,
+        host: &'a VirtualHost<'a>,
+        options: &Options,
+        accounts: Arc<Accounts>,
+        rng: &mut Rng,
+        tested: &Handle,
+    ) -> Result<Self> {
+        let queues =
+            (0..options.consumers).map(|index| WorkQueue { name: format!("work-{index}"), quorum: index % 2 == 0 });
+        let queues: Arc<Vec<WorkQueue>> = Arc::new(queues.collect());
+        let mut members = Vec::new();
+        for _ in 0..options.producers.max(options.consumers) {
+            members.push(Member::new(broker, host, tested).await?);
+        }
+        let (publish_no_more, consume_no_more) = (watch::Sender::new(false), watch::Sender::new(false));
+        let mut stage = Self {
+            host,
+            members,
+            producers: JoinSet::new(),
+            workers: JoinSet::new(),
+            extras: None,
+            publish_no_more,
+            consume_no_more,
+            tested: tested.clone(),
+            trips: Vec::new(),
+            stashes: Vec::new(),
+        };
+        declare(stage.channel(0, "declare").await?, &queues).await?;
+        for (index, queue) in queues.iter().cloned().enumerate() {
+            let (channel, stash) = (stage.channel(index, "consumer").await?, Stash::default());
+            stage.stashes.push(stash.clone());
+            let worker = Worker { channel, queue, stash, accounts: accounts.clone(), rng: rng.fork() };
+            stage.workers.spawn_on(worker.run(stage.consume_no_more.subscribe()), tested);
+        }
+        for index in 0..options.producers {
+            let trip = Arc::new(AtomicBool::new(false));
+            stage.trips.push(trip.clone());
+            let producer = Producer {
+                index,
+                connections: stage.members[index].connections.clone(),
+                channel: stage.channel(index, "producer").await?,
+                queues: queues.clone(),
+                accounts: accounts.clone(),
+                trip,
+                rate: options.rate,
+                rng: rng.fork(),
+                next: 0,
+            };
+            stage.producers.spawn_on(producer.run(stage.publish_no_more.subscribe()), tested);
+        }
+        let (one, other) = (stage.channel(0, "extras").await?, stage.channel(1 % stage.members.len(), "extras").await?);
+        stage.extras = Some(tested.spawn(Extras::start(one, other)).await??);
+        Ok(stage)
+    }
+
+    /// What the connections go through.
+    pub fn proxies(&self) -> Vec<Arc<Proxy>> {
+        self.members.iter().map(|member| member.proxy.clone()).collect()
+    }
+
+    /// Waits until everything is quiet, with every promise kept, and closes it. What does not, and what was not, is
+    /// reported. Tells the longest outage.
+    pub async fn end(&mut self, accounts: &Accounts) -> Duration {
+        self.publish_no_more.send_replace(true);
+        if !ended(&mut self.producers).await {
+            accounts.violation(format!("{} producers still wait for something", self.producers.len()));
+        }
+        let arrived = async {
+            while accounts.missing().0 > 0 {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        if timeout(SETTLE, arrived).await.is_err() {
+            let (count, example) = accounts.missing();
+            accounts.violation(format!("{count} confirmed messages never came: {}", example.unwrap_or_default()));
+        }
+        if let Some(extras) = self.extras.take()
+            && let Err(error) = self.tested.spawn(extras.finish()).await.map_err(Into::into).and_then(|outcome| outcome)
+        {
+            accounts.violation(format!("{error:#}"));
+        }
+        self.consume_no_more.send_replace(true);
+        if !ended(&mut self.workers).await {
+            accounts.violation(format!("{} consumers still wait for something", self.workers.len()));
+        }
+        let mut outage = Duration::ZERO;
+        for Member { connections, losses, .. } in &self.members {
+            let connections = connections.clone();
+            let closing = self.tested.spawn(async move { connections.close_all().await });
+            match timeout(SETTLE, closing).await {
+                Ok(Ok(Ok(()))) => {}
+                other => accounts.violation(format!("close_all: {other:?}")),
+            }
+            outage = outage.max(losses.longest());
+        }
+        // Their handles are the last ones.
+        self.stashes.iter().for_each(Stash::clear);
+        outage
+    }
+
+    /// How many connections and channels the broker still has in our user's name.
+    pub async fn left_on_the_broker(&self) -> Result<(usize, usize)> {
+        let gone = async {
+            // The broker hears of an end a moment later.
+            while !self.host.connections().await?.is_empty() {
+                sleep(Duration::from_millis(50)).await;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        let _ = timeout(Duration::from_secs(5), gone).await;
+        let connections = self.host.connections().await?.len();
+        let channels = self.host.broker().rabbitmqctl(&["-q", "list_channels", "user"]).await?;
+        Ok((connections, channels.lines().filter(|line| line.trim() == self.host.name()).count()))
+    }
+
+    async fn channel(&self, member: usize, name: &'static str) -> Result<Channel> {
+        let connections = self.members[member % self.members.len()].connections.clone();
+        let name = format!("{name} {member}");
+        Ok(self.tested.spawn(async move { connections.channel(&name).await }).await??)
+    }
+}
+
+impl Member {
+    async fn new(broker: &Broker, host: &VirtualHost<'_>, tested: &Handle) -> Result<Self> {
+        let proxy = Arc::new(Proxy::start(broker.port()).await?);
+        let (name, password, port) = (host.name(), host.password(), proxy.port());
+        let url = format!("amqp://{name}:{password}@127.0.0.1:{port}/{name}?heartbeat=2");
+        let options = url.parse::<ConnectOptions>()?.operation_timeout(OPERATION_TIMEOUT).name("soak");
+        let connections = ConnectionManager::new(options);
+        let listening = connections.clone();
+        let losses = tested.spawn(async move { Losses::of(&listening) }).await?;
+        Ok(Self { proxy, connections, losses })
+    }
+}
+
+/// Waits for the end of all tasks; returns whether it came.
+async fn ended(tasks: &mut JoinSet<()>) -> bool {
+    timeout(SETTLE, async { while tasks.join_next().await.is_some() {} }).await.is_ok()
+}
+
+/// What has to be there before anybody publishes.
+async fn declare(channel: Channel, queues: &[WorkQueue]) -> Result<()> {
+    for queue in queues {
+        channel.queue_declare(queue.arguments()).await?;
+    }
+    channel.queue_declare(full_queue()?).await?;
+    let persistent = BasicProperties::default().with_delivery_mode(DELIVERY_MODE_PERSISTENT).finish();
+    let filling = channel.publish(BasicPublishArguments::new("", super::FULL), persistent, "in the way");
+    within(SETTLE, "the first confirm", filling).await?.context("the queue that shall be full")?;
+    let empty = amqprs::channel::QueueDeclareArguments::durable_client_named("empty");
+    channel.queue_declare(empty).await?;
+    Ok(())
+}

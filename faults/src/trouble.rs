@@ -1,0 +1,56 @@
+//! How the broker is made to close an AMQP channel.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use amqprs::channel::{BasicPublishArguments, QueueDeclareArguments};
+use anyhow::{Context, Result, bail};
+use common::{Channel, Error, Setup};
+
+/// A user's [`Setup`], kept for making trouble on its channel.
+#[derive(Clone, Default)]
+pub struct Stash(Arc<Mutex<Option<Setup>>>);
+
+impl Stash {
+    /// Keeps the latest one.
+    pub fn keep(&self, setup: &Setup) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup.clone());
+    }
+
+    /// Nothing of it must be alive when everything is closed.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// The latest one.
+    ///
+    /// # Errors
+    /// When there was none.
+    pub fn setup(&self) -> Result<Setup> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().context("no setup has run")
+    }
+
+    /// Asks for something that makes the broker close the channel.
+    ///
+    /// # Errors
+    /// When it does not close it.
+    pub async fn close_channel(&self) -> Result<()> {
+        let missing = QueueDeclareArguments::new("missing").passive(true).finish();
+        match self.setup()?.queue_declare(missing).await {
+            Err(Error::Closed { code: 404, .. }) => Ok(()),
+            other => bail!("asked for a missing queue: {other:?}"),
+        }
+    }
+}
+
+/// Publishes what makes the broker close the channel.
+///
+/// # Errors
+/// When it does not close it.
+pub async fn close_by_publishing(channel: &Channel) -> Result<()> {
+    let missing = BasicPublishArguments::new("missing", "");
+    match channel.publish(missing, amqprs::BasicProperties::default(), "x").await {
+        // With others in flight the broker does not say which message it means.
+        Err(Error::Closed { code: 404, .. } | Error::Unconfirmed { .. }) => Ok(()),
+        other => bail!("published to a missing exchange: {other:?}"),
+    }
+}
