@@ -107,8 +107,9 @@ impl Proxy {
         self.shared.orders.send_modify(|orders| orders.stalled = true);
     }
 
-    /// Undoes [`stall`](Proxy::stall).
+    /// Undoes [`stall`](Proxy::stall), and [`cut_after`](Proxy::cut_after) if that many bytes have not come.
     pub fn resume(&self) {
+        self.shared.budget.store(i64::MAX, Ordering::Relaxed);
         self.shared.orders.send_modify(|orders| orders.stalled = false);
     }
 

@@ -232,6 +232,16 @@ async fn after_so_many_bytes_comes_the_cut_once() {
 }
 
 #[tokio::test]
+async fn a_cut_that_has_not_come_can_be_called_off() {
+    let bench = Bench::new().await;
+    let (mut client, mut server) = bench.pair().await;
+    bench.proxy.cut_after(1);
+    bench.proxy.resume();
+    passes(&mut client, &mut server).await;
+    passes(&mut server, &mut client).await;
+}
+
+#[tokio::test]
 async fn new_connections_go_to_the_new_target() {
     let (bench, other) = (Bench::new().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
     let (mut client, mut server) = bench.pair().await;
