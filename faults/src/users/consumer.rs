@@ -84,7 +84,7 @@ impl User for Consumer<'_> {
 
     async fn finish(&mut self) -> Result<()> {
         self.stash.clear();
-        self.line.connections.close_all().await?;
+        self.line.close().await?;
         self.reader.ended().await?;
         Ok(self.spared.close_all().await?)
     }

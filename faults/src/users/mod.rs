@@ -104,6 +104,14 @@ impl Line {
         if fault.ends_the_connection() { self.losses.after(self.before).await } else { Ok(Instant::now()) }
     }
 
+    /// Closes it in good order: RabbitMQ must not have had a reason to do so first.
+    async fn close(&self) -> Result<()> {
+        let before = self.losses.count();
+        self.connections.close_all().await?;
+        ensure!(self.losses.count() == before, "the connection was lost while it was being closed");
+        Ok(())
+    }
+
     /// Faults that do not end the connection must leave it alone.
     fn check(&self, fault: Fault) -> Result<()> {
         let losses = self.losses.count() - self.before;

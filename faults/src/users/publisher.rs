@@ -91,7 +91,7 @@ impl User for Publisher<'_> {
     }
 
     async fn finish(&mut self) -> Result<()> {
-        self.line.connections.close_all().await?;
+        self.line.close().await?;
         self.pump.ended().await?;
         Ok(self.spared.close_all().await?)
     }

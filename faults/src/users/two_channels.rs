@@ -148,7 +148,7 @@ impl User for TwoChannels<'_> {
     async fn finish(&mut self) -> Result<()> {
         self.stash.clear();
         self.trouble.stash.clear();
-        self.line.connections.close_all().await?;
+        self.line.close().await?;
         self.pump.ended().await?;
         self.reader.ended().await?;
         self.troubled.ended().await?;
