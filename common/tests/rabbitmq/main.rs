@@ -1,6 +1,7 @@
 //! What `common` promises, against a real RabbitMQ: one broker for all, a virtual host for each test.
 
 mod consuming;
+mod cutting;
 mod dangers;
 mod managing;
 mod publishing;

@@ -38,8 +38,8 @@ impl<'a> Publisher<'a> {
         let channel = line.connections.channel("publisher").await?;
         channel.setup(|channel: Setup| async move { channel.queue_declare(quorum_queue("q")).await.map(drop) }).await?;
         // This one declares nothing: a deleted queue has to stay away.
-        let subscribe = |_| async { Ok(BasicConsumeArguments::new("q", "").auto_ack(true).finish()) };
-        let reader = Reader::start(spared.channel("reader").await?.consume(subscribe).await?, false);
+        let subscribe = |_| async { Ok(BasicConsumeArguments::new("q", "")) };
+        let reader = Reader::start(spared.channel("reader").await?.consume(subscribe).await?, true);
         let to = |_| BasicPublishArguments::new("", "q").mandatory(true).finish();
         let pump = Pump::start(channel.clone(), How::Enqueue, to);
         Ok(Self { seat, line, channel, pump, spared, reader, unroutable: 0 })
