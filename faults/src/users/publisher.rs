@@ -9,6 +9,7 @@ use amqprs::channel::{BasicConsumeArguments, BasicPublishArguments};
 use anyhow::Result;
 use async_trait::async_trait;
 use common::{Channel, ConnectionManager, Setup, quorum_queue};
+use tokio::sync::watch;
 
 use super::{Line, User, delete_queue};
 use crate::{
@@ -29,6 +30,8 @@ pub(super) struct Publisher<'a> {
     pump: Pump,
     spared: ConnectionManager,
     reader: Reader,
+    /// How often the reader has asked for the queue.
+    asked: watch::Receiver<u64>,
     unroutable: u64,
 }
 
@@ -37,12 +40,16 @@ impl<'a> Publisher<'a> {
         let (line, spared) = (Line::new(&seat)?, seat.spared()?);
         let channel = line.connections.channel("publisher").await?;
         channel.setup(|channel: Setup| async move { channel.queue_declare(quorum_queue("q")).await.map(drop) }).await?;
+        let (asking, asked) = watch::channel(0);
         // This one declares nothing: a deleted queue has to stay away.
-        let subscribe = |_| async { Ok(BasicConsumeArguments::new("q", "")) };
+        let subscribe = move |_| {
+            asking.send_modify(|times| *times += 1);
+            async { Ok(BasicConsumeArguments::new("q", "")) }
+        };
         let reader = Reader::start(spared.channel("reader").await?.consume(subscribe).await?, true);
         let to = |_| BasicPublishArguments::new("", "q").mandatory(true).finish();
         let pump = Pump::start(channel.clone(), How::Enqueue, to);
-        Ok(Self { seat, line, channel, pump, spared, reader, unroutable: 0 })
+        Ok(Self { seat, line, channel, pump, spared, reader, asked, unroutable: 0 })
     }
 }
 
@@ -62,7 +69,10 @@ impl User for Publisher<'_> {
     async fn lose_queue(&mut self) -> Result<()> {
         // What is in it goes with it.
         self.reader.catches_up_with(&self.pump, 0).await?;
+        let before = *self.asked.borrow();
         delete_queue(&self.seat, "q").await?;
+        // RabbitMQ 3.10 tells a consumer nothing at all when its queue is declared again at once.
+        until(&self.asked, "the reader's loss of its queue", |&asked| (asked > before).then_some(())).await?;
         self.pump.resume();
         Ok(())
     }
