@@ -36,7 +36,8 @@ struct Entries {
 
 #[derive(Debug)]
 struct Pending {
-    confirm: oneshot::Sender<Result<()>>,
+    /// `None` when the wait is over, and the broker may still have the message before it.
+    confirm: Option<oneshot::Sender<Result<()>>>,
     /// The message's share of the bound on what may be in flight; free again when the entry goes.
     _share: OwnedSemaphorePermit,
     sent: Instant,
@@ -66,7 +67,12 @@ impl Ledger {
         if self.loss.is_lost() {
             return Err(share);
         }
-        entries.pending.push_back(Some(Pending { confirm, _share: share, sent: Instant::now(), returned: None }));
+        entries.pending.push_back(Some(Pending {
+            confirm: Some(confirm),
+            _share: share,
+            sent: Instant::now(),
+            returned: None,
+        }));
         entries.waiting += 1;
         Ok((entries.settled + entries.pending.len() as u64, receiver))
     }
@@ -74,8 +80,10 @@ impl Ledger {
     /// Takes the newest number back: its message was not sent. Only its owner, who holds the publisher's turn, may.
     pub fn take_back(&self, number: u64) {
         let mut entries = self.entries();
-        if entries.settled + entries.pending.len() as u64 == number && entries.pending.pop_back().flatten().is_some() {
-            entries.waiting -= 1;
+        if entries.settled + entries.pending.len() as u64 == number
+            && let Some(pending) = entries.pending.pop_back().flatten()
+        {
+            entries.waiting -= usize::from(pending.confirm.is_some());
         }
     }
 
@@ -102,24 +110,20 @@ impl Ledger {
         }
     }
 
-    /// Gives up on messages sent before `limit`: the broker says nothing when it is short of memory or disk.
+    /// Gives up on messages sent before `limit`: the broker says nothing when it is short of memory or disk. They keep
+    /// their share of what may be in flight, since they may be waiting in a buffer on the way.
     pub fn expire(&self, limit: Instant) {
         let mut entries = self.entries();
-        for slot in &mut entries.pending {
-            match slot {
-                Some(pending) if pending.sent > limit => break,
-                slot => {
-                    if let Some(pending) = slot.take() {
-                        pending.fail(Error::Unconfirmed {
-                            reason: "no confirm came in time; a broker short of memory or disk stops confirming \
-                                     (`rabbitmqctl status` shows its alarms)"
-                                .into(),
-                        });
-                    }
-                }
-            }
+        let Entries { pending, waiting, .. } = &mut *entries;
+        for pending in pending.iter_mut().flatten().take_while(|pending| pending.sent <= limit) {
+            *waiting -= usize::from(
+                pending.tell(Err(Error::Unconfirmed {
+                    reason: "no confirm came in time; a broker short of memory or disk stops confirming \
+                         (`rabbitmqctl status` shows its alarms)"
+                        .into(),
+                })),
+            );
         }
-        entries.waiting = entries.pending.iter().flatten().count();
         if entries.waiting == 0 {
             self.empty.notify_waiters();
         }
@@ -135,8 +139,8 @@ impl Ledger {
         // A lone message is the one it refused; of several it does not say which.
         let certain = refused && entries.waiting == 1;
         entries.waiting = 0;
-        for pending in entries.pending.drain(..).flatten() {
-            pending.fail(if certain { reason.clone() } else { Error::Unconfirmed { reason: reason.to_string() } });
+        for mut pending in entries.pending.drain(..).flatten() {
+            pending.tell(Err(if certain { reason.clone() } else { Error::Unconfirmed { reason: reason.to_string() } }));
         }
         self.empty.notify_waiters();
     }
@@ -170,8 +174,7 @@ impl Entries {
             return;
         };
         if let Some(pending) = self.pending.get_mut(index).and_then(Option::take) {
-            self.waiting -= 1;
-            pending.settle(verdict);
+            self.waiting -= usize::from(pending.settle(verdict));
         }
     }
 
@@ -180,24 +183,25 @@ impl Entries {
         let Some(slot) = self.pending.pop_front() else { return false };
         self.settled += 1;
         if let Some(pending) = slot {
-            self.waiting -= 1;
-            pending.settle(verdict);
+            self.waiting -= usize::from(pending.settle(verdict));
         }
         true
     }
 }
 
 impl Pending {
-    fn settle(self, verdict: Verdict) {
-        // Nobody may be waiting any more: the caller dropped its confirm.
-        let _ = self.confirm.send(match (self.returned, verdict) {
+    fn settle(mut self, verdict: Verdict) -> bool {
+        let outcome = match (self.returned.take(), verdict) {
             (Some(message), _) => Err(Error::Unroutable(message)),
             (None, Verdict::Ack) => Ok(()),
             (None, Verdict::Nack) => Err(Error::Nacked),
-        });
+        };
+        self.tell(outcome)
     }
 
-    fn fail(self, error: Error) {
-        let _ = self.confirm.send(Err(error));
+    /// Returns whether it was still waited for.
+    fn tell(&mut self, outcome: Result<()>) -> bool {
+        // The caller may have dropped its confirm.
+        self.confirm.take().map(|confirm| confirm.send(outcome)).is_some()
     }
 }

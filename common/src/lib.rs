@@ -63,8 +63,14 @@
 //! Every call may be dropped at any point, and has a deadline ([`ConnectOptions::operation_timeout`]). On each channel
 //! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A consumer with manual acknowledgement has a prefetch
 //! of 100 unless its setup chooses one; with automatic acknowledgement nothing bounds what the broker sends, as AMQP has
-//! it. A peer that stops reading while the connection stays open keeps one socket and its tasks of amqprs until the
-//! program ends: amqprs cannot abort a write.
+//! it. A peer that stops reading keeps one socket and its tasks of amqprs until the connection manager is closed or
+//! dropped: amqprs cannot abort a write.
+//!
+//! # What is refused here
+//!
+//! What would make RabbitMQ close the connection, or leave the program in the dark: `immediate`, `no_wait`, names over 255
+//! bytes, a heartbeat of 0 or 1 second. `channel.flow` is not offered at all: RabbitMQ refuses to stop a consumer that
+//! way, prefetch does it.
 
 #![deny(missing_docs)]
 

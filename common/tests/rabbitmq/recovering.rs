@@ -371,7 +371,11 @@ async fn what_is_in_flight_is_bounded() -> Result<()> {
     ensure!(matches!(outcome, Err(Error::Timeout { .. })), "{outcome:?}");
     let count = enqueued.load(Ordering::Relaxed);
     ensure!((15..=16).contains(&count), "{count} MiB in flight");
+    // Nobody waits for their confirms any more, and still they are on their way: there is no room for others.
+    let error = channel.publish(to("q"), plain(), vec![0; 1 << 20]).await.expect_err("no room");
+    ensure!(matches!(error, Error::Timeout { .. }), "{error}");
     broker.resume().await?;
+    timeout(Duration::from_secs(20), channel.publish_at_least_once(to("q"), plain(), "room again")).await??;
     broker.shutdown().await
 }
 
