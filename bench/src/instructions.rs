@@ -1,0 +1,104 @@
+//! How many instructions a unit of work takes, in the client alone: two runs of different length, and the difference
+//! divided by the difference in length, so that starting and connecting do not count.
+//!
+//! Counted by the processor where `perf stat` may read its counters, else by valgrind, which also runs in a virtual machine.
+
+use std::{ffi::OsString, fs, path::Path, process::Stdio};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+use crate::{child::Session, measure::Setting, variants::Variant, work::Work};
+
+const SHORT: u64 = 2_000;
+const LONG: u64 = 12_000;
+
+/// What counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    Perf,
+    Valgrind,
+}
+
+/// The instructions one variant took.
+pub struct Counted {
+    pub variant: Variant,
+    pub per_unit: f64,
+}
+
+impl Counter {
+    /// The one this machine has.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn find() -> Result<Counter> {
+        let directory = tempfile::tempdir()?;
+        let mut why = Vec::new();
+        for counter in [Counter::Perf, Counter::Valgrind] {
+            let file = directory.path().join("counted");
+            let words = counter.command(&file);
+            let run = Command::new(&words[0]).args(&words[1..]).arg("true").stdin(Stdio::null()).output().await;
+            match run.map_err(anyhow::Error::from).and_then(|_| counter.read(&file)) {
+                Ok(_) => return Ok(counter),
+                Err(error) => why.push(format!("{}: {error:#}", words[0].display())),
+            }
+        }
+        bail!("instructions cannot be counted here ({})", why.join("; "))
+    }
+
+    /// The command that counts what follows, into this file.
+    fn command(self, file: &Path) -> Vec<OsString> {
+        match self {
+            Counter::Perf => {
+                let words = ["perf", "stat", "--field-separator", ",", "--event", "instructions:u", "--output"];
+                words.map(OsString::from).into_iter().chain([file.into(), "--".into()]).collect()
+            }
+            Counter::Valgrind => {
+                let mut out = OsString::from("--callgrind-out-file=");
+                out.push(file);
+                vec!["valgrind".into(), "--quiet".into(), "--tool=callgrind".into(), out]
+            }
+        }
+    }
+
+    fn read(self, file: &Path) -> Result<f64> {
+        let text = fs::read_to_string(file).context("it did not run")?;
+        let count = match self {
+            Counter::Perf => {
+                text.lines().find(|line| line.contains("instructions")).and_then(|line| line.split(',').next())
+            }
+            Counter::Valgrind => {
+                text.lines().find_map(|line| line.strip_prefix("totals:").or(line.strip_prefix("summary:")))
+            }
+        };
+        let count = count.context("it counted nothing")?.trim();
+        count.parse().with_context(|| format!("it says `{count}`"))
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Counter::Perf => "by the processor, in user mode (perf stat)",
+            Counter::Valgrind => "by valgrind: the processor's counters cannot be read here",
+        }
+    }
+
+    /// The instructions that one unit of this work takes this variant.
+    pub async fn count(self, setting: &Setting<'_>, work: &Work, variant: Variant) -> Result<Counted> {
+        let (short, long) =
+            (self.run(setting, work, variant, SHORT).await?, self.run(setting, work, variant, LONG).await?);
+        Ok(Counted { variant, per_unit: (long - short) / (LONG - SHORT) as f64 })
+    }
+
+    async fn run(self, setting: &Setting<'_>, work: &Work, variant: Variant, count: u64) -> Result<f64> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("counted");
+        let stage = setting.builder.build(work, variant).await?;
+        stage.fill(count).await?;
+        let tool = self.command(&file);
+        let mut session = Session::start(work, variant, setting.url, &stage.name, setting.python, &tool).await?;
+        session.round(count).await?;
+        session.finish().await?;
+        stage.remove().await?;
+        self.read(&file)
+    }
+}

@@ -1,0 +1,162 @@
+//! How fast `common` is, beside bare amqprs, lapin and aio-pika.
+//!
+//!     cargo bench-all --quick
+#![forbid(unsafe_code)]
+
+mod args;
+mod child;
+mod instructions;
+mod measure;
+mod plot;
+mod report;
+mod soak;
+mod stage;
+mod stats;
+mod url;
+mod usage;
+mod variants;
+mod work;
+
+use std::{fs, process::ExitCode, time::Duration, time::Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use testbed::Broker;
+
+use crate::{
+    args::{Args, Command, MeasureArgs},
+    instructions::Counter,
+    measure::{Measured, Setting, measure},
+    report::Figure,
+    stage::Builder,
+    variants::{Variant, aio_pika::Python},
+    work::{QueueKind, Reply, SMALL, Work},
+};
+
+/// What is worth counting instructions of.
+const HOT_PATHS: [Work; 3] = [
+    Work::Publish { size: SMALL, window: 500, queue: QueueKind::Classic },
+    Work::Consume { prefetch: 200 },
+    Work::Rpc { window: 100, reply: Reply::Callback },
+];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns whether all was well.
+async fn run(args: Args) -> Result<bool> {
+    match args.command {
+        Some(Command::Child { work, variant, name }) => child::run(work, variant, name).await.map(|()| true),
+        Some(Command::Soak(soak)) => {
+            let broker = broker().await?;
+            let well = soak::run(&soak, broker.url()).await;
+            broker.shutdown().await?;
+            well
+        }
+        None if args.measure.list => {
+            Work::all().iter().for_each(|work| println!("{work}"));
+            Ok(true)
+        }
+        None => {
+            let (works, variants) = (args.measure.works(), args.measure.variants());
+            ensure!(!works.is_empty(), "there is no such work; see --list");
+            let broker = broker().await?;
+            let well = bench(&args.measure, &works, variants, &broker).await;
+            broker.shutdown().await?;
+            well
+        }
+    }
+}
+
+async fn broker() -> Result<Broker> {
+    Broker::find_or_start(|line| eprintln!("{line}")).await
+}
+
+async fn bench(args: &MeasureArgs, works: &[Work], mut variants: Vec<Variant>, broker: &Broker) -> Result<bool> {
+    let begun = Instant::now();
+    let python = match variants.contains(&Variant::AioPika) {
+        true => Python::prepare().await.inspect_err(|error| eprintln!("aio-pika is left out: {error:#}")).ok(),
+        false => None,
+    };
+    variants.retain(|variant| *variant != Variant::AioPika || python.is_some());
+    let versions = python.as_ref().map_or("without aio-pika", |python| &python.version);
+    eprintln!("RabbitMQ {}, {versions}", broker.version().await?);
+
+    let builder = Builder::connect(broker.url()).await?;
+    let seconds = args.seconds.unwrap_or(if args.quick { 0.25 } else { 1.0 });
+    let setting = Setting {
+        url: broker.url(),
+        port: broker.port(),
+        builder: &builder,
+        python: python.as_ref(),
+        rounds: args.rounds.unwrap_or(if args.quick { 3 } else { 7 }).into(),
+        target: Duration::from_secs_f64(seconds),
+    };
+    let (mut results, mut failures) = (Vec::new(), 0);
+    for work in works {
+        eprintln!("{work} …");
+        let failed = |variant, error| {
+            failures += 1;
+            eprintln!("{work} with {variant} FAILED: {error:#}");
+        };
+        results.push((*work, measure(&setting, work, &variants, failed).await?));
+    }
+    let counts = match args.instructions || !(args.quick || !args.only.is_empty()) {
+        true => instructions(&setting, works, &variants).await?,
+        false => Vec::new(),
+    };
+    builder.close().await?;
+    show(args, &results, &counts)?;
+    eprintln!("after {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(failures == 0)
+}
+
+/// The instruction counts of the hot paths among this work; says so where they cannot be had.
+async fn instructions(setting: &Setting<'_>, works: &[Work], variants: &[Variant]) -> Result<Vec<Figure>> {
+    let counter = match Counter::find().await {
+        Ok(counter) => counter,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return Ok(Vec::new());
+        }
+    };
+    eprintln!("instructions, counted {} …", counter.name());
+    let mut figures = Vec::new();
+    for work in HOT_PATHS.iter().filter(|work| works.contains(work)) {
+        let mut counted = Vec::new();
+        // An interpreter's instructions say nothing about ours.
+        for &variant in variants.iter().filter(|variant| **variant != Variant::AioPika) {
+            counted.push(counter.count(setting, work, variant).await?);
+        }
+        figures.extend(Figure::of_instructions(work, &counted));
+    }
+    Ok(figures)
+}
+
+fn show(args: &MeasureArgs, results: &[(Work, Vec<Measured>)], counts: &[Figure]) -> Result<()> {
+    if args.json {
+        let figures = results.iter().flat_map(|(work, measured)| report::figures(work, measured));
+        for figure in figures.collect::<Vec<_>>().iter().chain(counts) {
+            println!("{}", serde_json::to_string(figure)?);
+        }
+    } else {
+        println!("{}", report::table(results));
+        if !counts.is_empty() {
+            println!("{}", report::instructions_table(counts));
+        }
+    }
+    if let Some(file) = &args.plot {
+        let svg = plot::svg(results).context("a plot needs work with at least two numbers in flight")?;
+        fs::write(file, svg).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! What the variants find on the broker: queues and exchanges, filled before and emptied after each round.
+
+use amqprs::{
+    BasicProperties, FieldTable,
+    channel::{
+        BasicPublishArguments, ExchangeDeclareArguments, ExchangeDeleteArguments, ExchangeType, QueueBindArguments,
+        QueueDeclareArguments, QueueDeleteArguments, QueuePurgeArguments,
+    },
+};
+use anyhow::Result;
+use common::{Channel, ConnectionManager, quorum_queue};
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use crate::{
+    variants::Variant,
+    work::{QueueKind, SMALL, Work},
+};
+
+/// Builds stages, on a connection of its own.
+pub struct Builder {
+    connections: ConnectionManager,
+    channel: Channel,
+    /// Of this run: another one may use the same broker.
+    run: String,
+}
+
+/// What one variant finds for one work.
+pub struct Stage {
+    pub name: String,
+    channel: Channel,
+    queues: Vec<String>,
+    exchange: Option<String>,
+    filled: bool,
+}
+
+impl Builder {
+    pub async fn connect(url: &str) -> Result<Builder> {
+        let connections = ConnectionManager::new(url.parse()?);
+        let channel = connections.channel("stage").await?;
+        let run = uuid::Uuid::new_v4().simple().to_string();
+        Ok(Builder { connections, channel, run: format!("bench-{}", &run[..8]) })
+    }
+
+    /// Declares what this variant needs for this work.
+    pub async fn build(&self, work: &Work, variant: Variant) -> Result<Stage> {
+        let name = format!("{}-{work}-{variant}", self.run);
+        let count = match work {
+            Work::Fanout { queues } => *queues,
+            Work::Connect => 0,
+            _ => 1,
+        };
+        let mut stage = Stage {
+            name: name.clone(),
+            channel: self.channel.clone(),
+            queues: Vec::new(),
+            exchange: None,
+            filled: matches!(work, Work::Consume { .. }),
+        };
+        if let Work::Fanout { .. } = work {
+            let exchange = ExchangeDeclareArguments::of_type(&name, ExchangeType::Fanout);
+            self.channel.exchange_declare(exchange).await?;
+            stage.exchange = Some(name.clone());
+        }
+        for number in 0..count {
+            let queue = if stage.exchange.is_some() { format!("{name}-{number}") } else { name.clone() };
+            let quorum = matches!(work, Work::Publish { queue: QueueKind::Quorum, .. });
+            let declare = if quorum { quorum_queue(&queue) } else { classic_queue(&queue) };
+            self.channel.queue_declare(declare).await?;
+            if let Some(exchange) = &stage.exchange {
+                self.channel.queue_bind(QueueBindArguments::new(&queue, exchange, "")).await?;
+            }
+            stage.queues.push(queue);
+        }
+        Ok(stage)
+    }
+
+    pub async fn close(self) -> Result<()> {
+        Ok(self.connections.close_all().await?)
+    }
+}
+
+/// A durable classic queue; the messages in it are transient.
+pub fn classic_queue(name: &str) -> QueueDeclareArguments {
+    let mut arguments = FieldTable::new();
+    if let (Ok(key), Ok(value)) = ("x-queue-type".try_into(), "classic".try_into()) {
+        arguments.insert(key, amqprs::FieldValue::S(value));
+    }
+    QueueDeclareArguments::new(name).durable(true).arguments(arguments).finish()
+}
+
+impl Stage {
+    /// Before a round: what is to be consumed is there.
+    pub async fn fill(&self, count: u64) -> Result<()> {
+        let count = if self.filled { count } else { 0 };
+        let to = BasicPublishArguments::new("", &self.name);
+        let publish = |_| self.channel.enqueue(to.clone(), BasicProperties::default(), vec![b'x'; SMALL.0]);
+        stream::iter(0..count).then(publish).try_buffered(2_000).try_collect::<()>().await?;
+        Ok(())
+    }
+
+    /// After a round: nothing is left to be carried along.
+    pub async fn empty(&self) -> Result<()> {
+        for queue in &self.queues {
+            self.channel.queue_purge(QueuePurgeArguments::new(queue)).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn remove(self) -> Result<()> {
+        for queue in &self.queues {
+            self.channel.queue_delete(QueueDeleteArguments::new(queue)).await?;
+        }
+        if let Some(exchange) = &self.exchange {
+            self.channel.exchange_delete(ExchangeDeleteArguments::new(exchange)).await?;
+        }
+        Ok(())
+    }
+}
