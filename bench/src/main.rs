@@ -110,7 +110,7 @@ async fn bench(args: &MeasureArgs, works: &[Work], mut variants: Vec<Variant>, b
         };
         results.push((*work, measure(&setting, work, &variants, failed).await?));
     }
-    let counts = match args.instructions || !(args.quick || !args.only.is_empty()) {
+    let counts = match args.instructions || (!args.quick && args.only.is_empty()) {
         true => instructions(&setting, works, &variants).await?,
         false => Vec::new(),
     };

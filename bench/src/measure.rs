@@ -88,7 +88,7 @@ impl Runner {
         };
         let session = Session::start(work, variant, &url, &stage.name, setting.python, &[]).await?;
         let measured = Measured { variant, figures: Vec::new(), cpu: Vec::new(), peak_mib: None };
-        let mut runner = Runner { session, stage, proxy, count: 1, measured };
+        let mut runner = Runner { session, stage, proxy, count: work.least(), measured };
         runner.warm_up(setting.target.as_secs_f64(), work).await?;
         Ok(runner)
     }
@@ -102,7 +102,7 @@ impl Runner {
             let Round { seconds, .. } = self.one(work).await?;
             let enough = self.count as f64 * target / seconds.max(1e-6);
             let close = seconds >= target / 4.0;
-            self.count = (enough.min(self.count as f64 * 20.0) as u64).max(1);
+            self.count = (enough.min(self.count as f64 * 20.0) as u64).max(work.least());
             if close {
                 return Ok(());
             }

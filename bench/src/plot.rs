@@ -74,6 +74,8 @@ fn legend(svg: &mut String) {
         let _ = writeln!(svg, "<circle class=\"{variant}\" cx=\"{x}\" cy=\"16\" r=\"4\"/>");
         let _ = writeln!(svg, "<text x=\"{}\" y=\"20\">{variant}</text>", x + 10.0);
     }
+    let x = MARGIN.0 + 95.0 * Variant::ALL.len() as f64;
+    let _ = writeln!(svg, "<text x=\"{x}\" y=\"20\">units per second, against units in flight</text>");
 }
 
 fn panel(svg: &mut String, (left, top): (f64, f64), title: &str, lines: &[(Variant, Line)]) {

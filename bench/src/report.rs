@@ -130,7 +130,7 @@ pub fn instructions_table(figures: &[Figure]) -> Table {
 
 fn empty(heads: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(heads.iter().copied());
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(heads.iter().copied());
     table
 }
 

@@ -51,6 +51,9 @@ pub struct Publishing {
 /// The body of what is consumed, called and sent to many.
 pub const SMALL: Size = Size(64);
 
+/// How many messages are unconfirmed on their way to many queues.
+const FANOUT_WINDOW: usize = 500;
+
 const SIZES: [Size; 3] = [SMALL, Size(1 << 10), Size(64 << 10)];
 const WINDOWS: [usize; 3] = [1, 50, 500];
 
@@ -86,6 +89,17 @@ impl Work {
             Work::Rpc { window, reply } => window < 1_000 && reply == Reply::Callback,
             Work::Connect | Work::Recover => true,
         }
+    }
+
+    /// The least units in one round: with fewer there would never be so many in flight.
+    pub fn least(&self) -> u64 {
+        let in_flight = match *self {
+            Work::Publish { window, .. } | Work::Rpc { window, .. } => window,
+            Work::Fanout { .. } => FANOUT_WINDOW,
+            Work::Consume { prefetch } => prefetch.into(),
+            Work::Connect | Work::Recover => return 1,
+        };
+        2 * in_flight as u64
     }
 
     /// What one unit of it is.
@@ -131,7 +145,7 @@ impl Work {
     pub fn publishing(&self, name: &str) -> Option<Publishing> {
         let (exchange, routing_key, size, window) = match *self {
             Work::Publish { size, window, .. } => (String::new(), name.to_owned(), size, window),
-            Work::Fanout { .. } => (name.to_owned(), String::new(), SMALL, 500),
+            Work::Fanout { .. } => (name.to_owned(), String::new(), SMALL, FANOUT_WINDOW),
             _ => return None,
         };
         Some(Publishing { exchange, routing_key, body: vec![b'x'; size.0], window })

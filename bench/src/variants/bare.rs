@@ -191,13 +191,8 @@ impl Ready for Consumer {
 }
 
 fn parts(message: Option<ConsumerMessage>) -> Result<(amqprs::Deliver, BasicProperties, Vec<u8>)> {
-    let message = message.context("consuming ended")?;
-    message
-        .deliver
-        .zip(message.basic_properties)
-        .zip(message.content)
-        .map(|((d, p), b)| (d, p, b))
-        .context("no message")
+    let ConsumerMessage { deliver, basic_properties, content, .. } = message.context("consuming ended")?;
+    Ok((deliver.context("no delivery")?, basic_properties.context("no properties")?, content.context("no body")?))
 }
 
 /// Echoes: replies unconfirmed, then acknowledges the request.
