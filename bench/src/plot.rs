@@ -36,7 +36,9 @@ pub fn svg(results: &[(Work, Vec<Measured>)]) -> Option<String> {
         return None;
     }
     let columns = panels.len().min(COLUMNS);
-    let (width, height) = (PANEL.0 * columns as f64, LEGEND + PANEL.1 * panels.len().div_ceil(columns) as f64);
+    // Room for the legend, even above one panel.
+    let (width, height) =
+        ((PANEL.0 * columns as f64).max(740.0), LEGEND + PANEL.1 * panels.len().div_ceil(columns) as f64);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
          height=\"{height}\" role=\"img\">\n<title>Units per second against units in flight</title>\n<style>{STYLE}\n</style>\n"
