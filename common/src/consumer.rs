@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError, Weak},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -53,10 +53,20 @@ pub struct Consumer {
     later: VecDeque<Subscription>,
     /// An error is the last one.
     subscriptions: mpsc::UnboundedReceiver<Result<Subscription>>,
-    queue: watch::Receiver<Option<String>>,
+    place: watch::Receiver<Option<Place>>,
     last_queue: String,
     stop: CancellationToken,
     manager: Arc<ManagerHandle>,
+}
+
+/// Where a consumer consumes from at present.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub queue: String,
+    /// Deliveries that may be unacknowledged at a time.
+    pub prefetch: usize,
+    /// Weak, so that a reader who is late keeps no channel open.
+    pub opening: Weak<Opening>,
 }
 
 /// What one opening delivers: amqprs's own receiver, so that a message is moved once and copied never.
@@ -71,18 +81,18 @@ struct Subscription {
 pub(crate) async fn start(manager: Arc<ManagerHandle>, name: &str, subscribe: Subscribe) -> Result<Consumer> {
     let core = manager.core.clone();
     let (sender, subscriptions) = mpsc::unbounded_channel();
-    let (queue_sender, queue) = watch::channel(None);
+    let (place_sender, place) = watch::channel(None);
     let (first, answer) = oneshot::channel();
     let stop = core.closing.child_token();
     let task =
-        Task { name: name.to_owned(), core: core.clone(), stop: stop.clone(), subscribe, sender, queue: queue_sender };
+        Task { name: name.to_owned(), core: core.clone(), stop: stop.clone(), subscribe, sender, place: place_sender };
     core.spawn(task.keep_consuming(first));
     // From here on, a dropped caller ends the task.
     let consumer = Consumer {
         current: None,
         later: VecDeque::new(),
         subscriptions,
-        queue,
+        place,
         last_queue: String::new(),
         stop,
         manager,
@@ -107,12 +117,12 @@ impl Consumer {
 
     /// The queue consumed from. A server-named queue may have another name after each reconnect.
     pub fn queue(&self) -> String {
-        self.queue.borrow().clone().unwrap_or_else(|| self.last_queue.clone())
+        self.place.borrow().as_ref().map_or_else(|| self.last_queue.clone(), |place| place.queue.clone())
     }
 
-    /// The queue's name, `None` while there is no subscription.
-    pub(crate) fn queue_changes(&self) -> watch::Receiver<Option<String>> {
-        self.queue.clone()
+    /// Where it consumes from, `None` while there is no subscription.
+    pub(crate) fn place(&self) -> watch::Receiver<Option<Place>> {
+        self.place.clone()
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
@@ -183,6 +193,16 @@ impl Drop for Consumer {
     }
 }
 
+impl Place {
+    fn of(opening: &Arc<Opening>, queue: &str) -> Self {
+        let prefetch = match *opening.prefetch.lock().unwrap_or_else(PoisonError::into_inner) {
+            None | Some(0) => usize::MAX,
+            Some(prefetch) => prefetch.into(),
+        };
+        Self { queue: queue.to_owned(), prefetch, opening: Arc::downgrade(opening) }
+    }
+}
+
 impl Subscription {
     /// Cancels the consumer and returns what was prefetched. Deliveries in the user's hands keep the channel open.
     async fn give_back(mut self) {
@@ -212,7 +232,7 @@ struct Task {
     stop: CancellationToken,
     subscribe: Subscribe,
     sender: mpsc::UnboundedSender<Result<Subscription>>,
-    queue: watch::Sender<Option<String>>,
+    place: watch::Sender<Option<Place>>,
 }
 
 impl Task {
@@ -231,7 +251,7 @@ impl Task {
             let (error, queue) = match reopen.unless_closing(self.subscribe_on(&opening, &mut suspicion)).await {
                 Ok(subscription) => {
                     let queue = subscription.queue.clone();
-                    self.queue.send_replace(Some(queue.clone()));
+                    self.place.send_replace(Some(Place::of(&opening, &queue)));
                     if self.sender.send(Ok(subscription)).is_err() {
                         return opening.close().await;
                     }
@@ -262,7 +282,7 @@ impl Task {
                     (error, self.name.clone())
                 }
             };
-            self.queue.send_replace(None);
+            self.place.send_replace(None);
             if since.elapsed() > SETTLED {
                 reopen.recovered();
             }
@@ -293,7 +313,7 @@ impl Task {
             return Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into()));
         }
         let auto_ack = arguments.no_ack;
-        if !auto_ack && !opening.qos_chosen.load(Ordering::Relaxed) {
+        if !auto_ack && opening.prefetch.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
             basic_qos(opening.clone(), BasicQosArguments::new(0, USUAL_PREFETCH, false)).await?;
         }
         let queue = match &*arguments.queue {

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -44,8 +44,8 @@ pub(crate) struct Opening {
     pub turn: Arc<Mutex<Settled>>,
     /// Held, by the task that runs it, during a synchronous call: two at once kill amqprs's dispatcher.
     calls: Arc<Mutex<()>>,
-    /// Whether a setup chose a prefetch of its own.
-    pub qos_chosen: AtomicBool,
+    /// The prefetch, once one was chosen; 0 is no bound.
+    pub prefetch: std::sync::Mutex<Option<u16>>,
     /// The last queue declared, which AMQP lets the name "" stand for (`queue.bind`, `basic.consume`).
     pub last_queue: std::sync::Mutex<String>,
     /// Exclusive queues that the broker named: they stay until the connection ends, and nobody else can know them.
@@ -82,7 +82,7 @@ impl Opening {
             ledger: ledger.clone(),
             turn: turn.clone(),
             calls: Arc::default(),
-            qos_chosen: AtomicBool::new(false),
+            prefetch: std::sync::Mutex::default(),
             last_queue: std::sync::Mutex::default(),
             own_queues: std::sync::Mutex::default(),
             health: link.health.clone(),
@@ -91,10 +91,14 @@ impl Opening {
         });
         raw.register_callback(Callback { ledger, turn, health: link.health.clone() }).await?;
         if confirms {
-            let select = |raw: RawChannel| async move { raw.confirm_select(ConfirmSelectArguments::default()).await };
-            opening.call(|| "cannot switch publisher confirms on".into(), select).await?;
+            opening.confirm_select().await?;
         }
         Ok(opening)
+    }
+
+    pub async fn confirm_select(&self) -> Result<()> {
+        let select = |raw: RawChannel| async move { raw.confirm_select(ConfirmSelectArguments::default()).await };
+        self.call(|| "cannot switch publisher confirms on".into(), select).await
     }
 
     /// The raw channel, for the calls that only send: publish and settle.

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -100,18 +101,30 @@ impl Channel {
         properties: BasicProperties,
         body: impl Into<Vec<u8>>,
     ) -> Result<Confirm> {
+        self.enqueue_on(None, arguments, properties, body.into()).await
+    }
+
+    /// [`enqueue`](Self::enqueue) on this opening, in confirm mode, and on no later one; `None`: on whichever is open.
+    pub(crate) async fn enqueue_on(
+        &self,
+        only: Option<&Arc<Opening>>,
+        arguments: BasicPublishArguments,
+        properties: BasicProperties,
+        body: Vec<u8>,
+    ) -> Result<Confirm> {
         check_name("exchange name", &arguments.exchange)?;
         check_name("routing key", &arguments.routing_key)?;
         if arguments.immediate {
             return Err(Error::Invalid("RabbitMQ does not know `immediate` and would close the connection".into()));
         }
         let core = &self.core;
-        if arguments.mandatory && !core.confirms {
+        let confirms = core.confirms || only.is_some();
+        if arguments.mandatory && !confirms {
             return Err(Error::Invalid(
                 "`mandatory` needs a channel with confirms, to tell of a returned message".into(),
             ));
         }
-        let enqueue = core.enqueue(arguments, properties, body.into());
+        let enqueue = core.enqueue(only, arguments, properties, body);
         timeout_at(core.core.deadline(), enqueue)
             .await
             .unwrap_or_else(|_| Err(core.timed_out("cannot publish: nothing was sent")))
@@ -121,6 +134,7 @@ impl Channel {
 impl ChannelCore {
     async fn enqueue(
         &self,
+        only: Option<&Arc<Opening>>,
         arguments: BasicPublishArguments,
         mut properties: BasicProperties,
         body: Vec<u8>,
@@ -129,11 +143,15 @@ impl ChannelCore {
         let share = self.shares.clone().acquire_many_owned(weight).await;
         let mut share = share.map_err(|_| Error::Shutdown("channel"))?;
         loop {
-            let opening = self.opening().await?;
+            let opening = match only {
+                Some(opening) if opening.is_lost() => return Err(opening.lost().await),
+                Some(opening) => opening.clone(),
+                None => self.opening().await?,
+            };
             let raw = opening.raw()?;
             // One critical section: the broker numbers messages in the order in which they arrive.
             let _turn = opening.turn().await;
-            if !self.confirms {
+            if !self.confirms && only.is_none() {
                 // Nothing may follow the close of a channel.
                 if opening.is_lost() {
                     continue;

@@ -22,6 +22,11 @@ impl Setup {
         Self { opening: opening.clone() }
     }
 
+    /// Switches publisher confirms on, for what is published on this very opening.
+    pub(crate) async fn confirm_select(&self) -> Result<()> {
+        self.opening.confirm_select().await
+    }
+
     async fn on_opening<T, Fut>(&self, call: impl Fn(Arc<Opening>) -> Fut) -> Result<T>
     where
         Fut: Future<Output = Result<T>>,

@@ -7,7 +7,7 @@ use amqprs::channel::{
     QueueUnbindArguments,
 };
 use amqprs::{FieldTable, FieldValue};
-use std::sync::{Arc, PoisonError, atomic::Ordering};
+use std::sync::{Arc, PoisonError};
 
 use crate::{Error, Result, opening::Opening};
 
@@ -261,6 +261,6 @@ pub(crate) async fn basic_qos(opening: Arc<Opening>, arguments: BasicQosArgument
     let count = arguments.prefetch_count;
     let doing = || format!("cannot set a prefetch of {count}");
     opening.call(doing, |raw| async move { raw.basic_qos(arguments).await }).await?;
-    opening.qos_chosen.store(true, Ordering::Relaxed);
+    *opening.prefetch.lock().unwrap_or_else(PoisonError::into_inner) = Some(count);
     Ok(())
 }
