@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use amqprs::BasicProperties;
 
+use crate::RemoteError;
+
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -124,7 +126,7 @@ pub enum Error {
 
     /// The other side of a remote procedure call answered with an error.
     #[error("the server answered with an error: {0}")]
-    Remote(String),
+    Remote(RemoteError),
 
     /// Anything that a setup or a handler of the program itself reports.
     #[error("{0}")]

@@ -87,15 +87,18 @@ mod opening;
 mod options;
 mod process;
 mod publish;
+mod remote;
 mod reopen;
 mod setup;
 mod supervisor;
 mod suspicion;
 mod topology;
 mod transaction;
+mod work;
 
 pub mod cli;
 pub mod rpc;
+pub mod tasks;
 
 pub use channel::Channel;
 pub use consumer::Consumer;
@@ -106,6 +109,7 @@ pub use manager::ConnectionManager;
 pub use options::ConnectOptions;
 pub use process::{Outcome, ProcessOptions};
 pub use publish::Confirm;
+pub use remote::RemoteError;
 pub use setup::Setup;
 pub use topology::{QueueDeclared, quorum_queue};
 pub use transaction::Transaction;

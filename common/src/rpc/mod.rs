@@ -5,11 +5,18 @@
 //! goes to that queue through the default exchange and carries the same `correlation_id`. A reply of type
 //! `error` ([`TYPE_ERROR`]) has the error's text for its body; any other reply is a result, so that programs which
 //! know nothing of types can be on either side.
+//!
+//! [`RpcClient`] and [`RpcServer`] are that, and no more. On top of them, [`JsonRpcClient`] and [`JsonRpcServer`] call
+//! functions by their names with arguments and results in JSON, and understand aio-pika's `JsonRPC` in Python:
+//! each function has a queue of its name.
 
+mod calls;
 mod client;
+pub(crate) mod json;
 mod server;
 
 pub use client::RpcClient;
+pub use json::{CallOptions, FunctionOptions, JsonRpcClient, JsonRpcServer};
 pub use server::RpcServer;
 
 /// The message property `type` of a reply that is an error.

@@ -1,16 +1,20 @@
 //! The side that answers.
 
-use std::{fmt::Display, future::Future, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    fmt::Display,
+    future::{Future, pending},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+};
 
 use amqprs::{
     BasicProperties,
     channel::{BasicConsumeArguments, BasicPublishArguments},
 };
 use futures_util::FutureExt;
-use tokio::task::JoinSet;
 
 use super::{TYPE_ERROR, TYPE_RESULT};
-use crate::{Channel, Consumer, Delivery, Error, Message, Result, Setup};
+use crate::{Channel, Consumer, Delivery, Error, Message, RemoteError, Result, Setup, work::work};
 
 /// Answers requests from a queue.
 ///
@@ -61,7 +65,32 @@ impl RpcServer {
     ///
     /// # Errors
     /// Why consuming ended for good.
-    pub async fn serve<H, Fut, B, E>(mut self, handler: H) -> Result<()>
+    pub async fn serve<H, Fut, B, E>(self, handler: H) -> Result<()>
+    where
+        H: Fn(Message) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<B, E>> + Send + 'static,
+        B: Into<Vec<u8>> + Send + 'static,
+        E: Display + Send + 'static,
+    {
+        self.serve_until(handler, pending()).await
+    }
+
+    /// Answers requests until `stop`; then takes no more, gives back those it has not begun, and ends when the others
+    /// are answered and acknowledged. Nobody notices that this server is gone.
+    ///
+    /// ```no_run
+    /// # use common::{ConnectionManager, Message, Result, rpc::RpcServer};
+    /// # async fn example(connections: ConnectionManager, server: RpcServer) -> Result<()> {
+    /// # async fn shutdown_asked_for() {}
+    /// # async fn double(request: Message) -> Result<String> { Ok(request.text()) }
+    /// server.serve_until(double, shutdown_asked_for()).await?; // such as tokio::signal::ctrl_c()
+    /// connections.close_all().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Why consuming ended for good.
+    pub async fn serve_until<H, Fut, B, E>(self, handler: H, stop: impl Future<Output = ()>) -> Result<()>
     where
         H: Fn(Message) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<B, E>> + Send + 'static,
@@ -69,52 +98,63 @@ impl RpcServer {
         E: Display + Send + 'static,
     {
         let handler = Arc::new(handler);
-        let mut working = JoinSet::new();
-        while let Some(request) = self.requests.next().await? {
-            // Forgets those that have ended.
-            while working.try_join_next().is_some() {}
-            working.spawn(answer(self.channel.clone(), request, handler.clone()));
-        }
-        working.join_all().await;
-        Ok(())
+        let answering = move |message| {
+            let handler = handler.clone();
+            async move {
+                let outcome = handler(message).await;
+                outcome.map(Into::into).map_err(|error| RemoteError::new("", error.to_string()))
+            }
+        };
+        self.answer(text, answering, stop).await
+    }
+
+    pub(super) async fn answer<H, Fut>(self, encode: Encode, handler: H, stop: impl Future<Output = ()>) -> Result<()>
+    where
+        H: Fn(Message) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<u8>, RemoteError>> + Send + 'static,
+    {
+        let Self { channel, requests } = self;
+        let handler = Arc::new(handler);
+        work(requests, stop, |request| answer(channel.clone(), encode, request, handler.clone())).await
     }
 }
 
-async fn answer<H, Fut, B, E>(channel: Channel, request: Delivery, handler: Arc<H>)
+/// Makes a reply's body of the outcome, and completes its properties; it is shown those of the request.
+pub(super) type Encode = fn(Result<Vec<u8>, RemoteError>, &BasicProperties, &mut BasicProperties) -> Vec<u8>;
+
+fn text(outcome: Result<Vec<u8>, RemoteError>, _: &BasicProperties, _: &mut BasicProperties) -> Vec<u8> {
+    outcome.unwrap_or_else(|error| error.message.into_bytes())
+}
+
+async fn answer<H, Fut>(channel: Channel, encode: Encode, request: Delivery, handler: Arc<H>)
 where
     H: Fn(Message) -> Fut,
-    Fut: Future<Output = Result<B, E>>,
-    B: Into<Vec<u8>>,
-    E: Display,
+    Fut: Future<Output = Result<Vec<u8>, RemoteError>>,
 {
     let (message, receipt) = request.split();
     let properties = message.properties.clone();
-    let settled = match properties.reply_to() {
-        None => {
-            tracing::warn!("a request without `reply_to` cannot be answered and is thrown away");
-            receipt.ack().await
+    let reply = Reply { channel: &channel, encode, request: &properties };
+    // A panic comes with its own trace on stderr.
+    let outcome = AssertUnwindSafe(async { handler(message).await }).catch_unwind().await;
+    let outcome =
+        outcome.unwrap_or_else(|_| Err(RemoteError::new("Panic", "the server failed while it worked on this request")));
+    let sent = match reply.send(outcome).await {
+        // This reply cannot be sent, as one too large for the broker; a short one can.
+        Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
+            let reason = format!("the server could not send its reply: {error}");
+            reply.send(Err(RemoteError::new("ReplyError", reason))).await
         }
-        Some(reply_to) => {
-            let (kind, body) = match AssertUnwindSafe(async { handler(message).await }).catch_unwind().await {
-                Ok(Ok(result)) => (TYPE_RESULT, result.into()),
-                Ok(Err(error)) => (TYPE_ERROR, error.to_string().into_bytes()),
-                Err(_) => (TYPE_ERROR, b"the server failed while it worked on this request".to_vec()),
-            };
-            let sent = match reply(&channel, reply_to, &properties, kind, body).await {
-                // This reply cannot be sent, as one too large for the broker; a short one can.
-                Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
-                    let reason = format!("the server could not send its reply: {error}");
-                    reply(&channel, reply_to, &properties, TYPE_ERROR, reason.into_bytes()).await
-                }
-                sent => sent,
-            };
-            match sent {
-                Ok(()) => receipt.ack().await,
-                Err(error) => {
-                    tracing::warn!("a reply could not be sent, so its request goes back to the queue: {error}");
-                    receipt.nack(true).await
-                }
-            }
+        sent => sent,
+    };
+    let settled = match sent {
+        Ok(()) => receipt.ack().await,
+        Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
+            tracing::error!("a request cannot be answered and is rejected: {error}");
+            receipt.reject(false).await
+        }
+        Err(error) => {
+            tracing::warn!("a reply could not be sent, so its request goes back to the queue: {error}");
+            receipt.reject(true).await
         }
     };
     if let Err(error) = settled {
@@ -122,12 +162,35 @@ where
     }
 }
 
-async fn reply(channel: &Channel, to: &str, request: &BasicProperties, kind: &str, body: Vec<u8>) -> Result<()> {
-    let mut properties = BasicProperties::default();
-    properties.with_message_type(kind);
-    if let Some(id) = request.correlation_id() {
-        properties.with_correlation_id(id);
+/// Where a reply goes to, and how.
+struct Reply<'a> {
+    channel: &'a Channel,
+    encode: Encode,
+    request: &'a BasicProperties,
+}
+
+impl Reply<'_> {
+    /// Publishes a result or an error; it has arrived when this returns.
+    async fn send(&self, outcome: Result<Vec<u8>, RemoteError>) -> Result<()> {
+        let Some(reply_to) = self.request.reply_to() else {
+            tracing::warn!("a request without `reply_to` cannot be answered; its result is thrown away");
+            return Ok(());
+        };
+        let kind = if outcome.is_ok() { TYPE_RESULT } else { TYPE_ERROR };
+        let mut properties = BasicProperties::default();
+        properties.with_message_type(kind);
+        if let Some(id) = self.request.correlation_id() {
+            properties.with_correlation_id(id);
+        }
+        let body = (self.encode)(outcome, self.request, &mut properties);
+        // Not mandatory: a client that has gone needs no answer.
+        let size = body.len();
+        match self.channel.publish(BasicPublishArguments::new("", reply_to), properties, body).await {
+            // Among several messages on their way, the broker's words tell which one it refused.
+            Err(Error::Unconfirmed { reason }) if reason.contains(&format!("message size {size} is larger")) => {
+                Err(Error::Invalid(reason))
+            }
+            sent => sent,
+        }
     }
-    // Not mandatory: a client that has gone needs no answer.
-    channel.publish(BasicPublishArguments::new("", to), properties, body).await
 }

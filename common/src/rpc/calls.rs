@@ -1,0 +1,116 @@
+//! The calls on their way: which correlation id belongs to whom, and where the replies come to.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
+
+use crate::{Delivery, Error, Message, Result, consumer::Place, opening::Opening};
+
+#[derive(Default)]
+pub(super) struct Calls {
+    pending: Mutex<Pending>,
+    /// Told when there is another reply queue.
+    renewed: Notify,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// Where replies come to at present; calls made for an earlier place have failed.
+    place: Option<Place>,
+    waiting: HashMap<String, oneshot::Sender<Result<Message>>>,
+    /// Why there will never be another reply.
+    ended: Option<Error>,
+}
+
+/// One call, in the map for as long as this exists.
+pub(super) struct Call<'a> {
+    /// The correlation id.
+    pub id: String,
+    pub reply_to: String,
+    /// The AMQP channel that consumes the replies.
+    pub opening: Weak<Opening>,
+    pub reply: oneshot::Receiver<Result<Message>>,
+    calls: &'a Calls,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.calls.lock().waiting.remove(&self.id);
+    }
+}
+
+impl Calls {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // No code that can panic runs under the lock.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// A new call, as soon as there is a reply queue.
+    pub async fn register(&self) -> Result<Call<'_>> {
+        loop {
+            // Listens before it looks.
+            let renewed = self.renewed.notified();
+            {
+                let mut pending = self.lock();
+                if let Some(reason) = &pending.ended {
+                    return Err(reason.clone());
+                }
+                if let Some(Place { queue, opening, .. }) = pending.place.clone() {
+                    let (sender, reply) = oneshot::channel();
+                    let id = Uuid::new_v4().to_string();
+                    pending.waiting.insert(id.clone(), sender);
+                    return Ok(Call { id, reply_to: queue, opening, reply, calls: self });
+                }
+            }
+            renewed.await;
+        }
+    }
+
+    /// Hands a reply to its call. One that is late, comes twice or belongs to somebody else is thrown away.
+    pub fn answer(&self, reply: Delivery) {
+        let (message, _) = reply.split();
+        let id = message.properties.correlation_id().cloned().unwrap_or_default();
+        match self.lock().waiting.remove(&id) {
+            Some(caller) => {
+                let _ = caller.send(Ok(message));
+            }
+            None => tracing::info!("a reply for no call of ours is thrown away (correlation id {id:?})"),
+        }
+    }
+
+    /// The reply queue is another one, or none: nobody will answer the calls made before.
+    pub fn renew(&self, place: Option<Place>) {
+        let mut pending = self.lock();
+        match (&pending.place, &place) {
+            (Some(old), Some(new)) if Weak::ptr_eq(&old.opening, &new.opening) => return,
+            _ => {}
+        }
+        pending.place = place;
+        pending.fail_all(&Error::lost("the reply queue went with it"));
+        self.renewed.notify_waiters();
+    }
+
+    /// There will be no other reply queue.
+    pub fn end(&self, reason: Error) {
+        let mut pending = self.lock();
+        pending.fail_all(&reason);
+        pending.ended = Some(reason);
+        self.renewed.notify_waiters();
+    }
+}
+
+impl Pending {
+    fn fail_all(&mut self, reason: &Error) {
+        for (_, caller) in self.waiting.drain() {
+            let _ = caller.send(Err(reason.clone()));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The side that calls functions by their names.
+
+use std::time::Duration;
+
+use amqprs::{
+    BasicProperties, DELIVERY_MODE_PERSISTENT, DELIVERY_MODE_TRANSIENT, FieldTable, FieldValue,
+    channel::{
+        BasicConsumeArguments, ExchangeDeclareArguments, ExchangeType, QueueBindArguments, QueueDeclareArguments,
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{DEAD_LETTERS, ErrorBody, TYPE_CALL, describe, object};
+use crate::{
+    Channel, Error, Message, RemoteError, Result, Setup,
+    rpc::{RpcClient, TYPE_ERROR, client::milliseconds},
+};
+
+/// Calls functions by their names, with named arguments, over JSON.
+///
+/// It is an [`RpcClient`] with all its promises: many calls at once, and each of them ends.
+///
+/// ```no_run
+/// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
+/// use common::{Error, rpc::JsonRpcClient};
+/// use serde_json::json;
+/// use std::time::Duration;
+///
+/// let client = JsonRpcClient::new(&connections.channel("client").await?).await?;
+/// let patience = Duration::from_secs(10);
+/// let product: i64 = client.call("multiply", &json!({"x": 6, "y": 7}), patience).await?;
+/// match client.call::<f64>("divide", &json!({"x": 6, "y": 0}), patience).await {
+///     Err(Error::Remote(error)) if error.kind == "ZeroDivisionError" => println!("not by zero"),
+///     quotient => println!("{}", quotient?),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct JsonRpcClient(RpcClient);
+
+/// How a call is made. A [`Duration`] is one with this timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallOptions {
+    /// How long to wait for the reply. Default: 10 seconds.
+    pub timeout: Duration,
+    /// How long the call may wait for a server, in its queue. Default: as long as the timeout.
+    pub expiration: Option<Duration>,
+    /// Its priority, where the function's queue knows priorities. Default: 5.
+    pub priority: u8,
+    /// Whether the call survives a restart of the broker, in a durable queue. Default: no.
+    pub persistent: bool,
+}
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(10), expiration: None, priority: 5, persistent: false }
+    }
+}
+
+impl From<Duration> for CallOptions {
+    fn from(timeout: Duration) -> Self {
+        Self { timeout, ..Self::default() }
+    }
+}
+
+impl JsonRpcClient {
+    /// Declares a reply queue, exclusive to this connection, and the way back for dead calls. Calls are published on
+    /// `channel`.
+    ///
+    /// # Errors
+    /// Those of [`Channel::consume`].
+    pub async fn new(channel: &Channel) -> Result<Self> {
+        let mut attempts = 0..5;
+        loop {
+            match RpcClient::start(channel, false, replies).await {
+                // The exchange goes with its last client, and that may be just between declaring and binding.
+                Err(Error::Closed { code: 404, .. }) if attempts.next().is_some() => {}
+                client => return client.map(Self),
+            }
+        }
+    }
+
+    /// Calls a function and waits for its result. `arguments` is anything that serde makes a JSON object of: a
+    /// struct, a map, `json!({…})`, or `()`.
+    ///
+    /// # Errors
+    /// - [`Remote`](Error::Remote): the function failed.
+    /// - [`Unroutable`](Error::Unroutable): no server has declared the function's queue.
+    /// - [`Timeout`](Error::Timeout): no reply in time, or the call expired in the queue.
+    /// - [`Lost`](Error::Lost), [`Unconfirmed`](Error::Unconfirmed): the connection was lost meanwhile; the function may or
+    ///   may not have run.
+    /// - [`Invalid`](Error::Invalid): the arguments are no JSON object. [`Other`](Error::Other): the result is no `R`.
+    pub async fn call<R: DeserializeOwned>(
+        &self,
+        function: &str,
+        arguments: &impl Serialize,
+        options: impl Into<CallOptions>,
+    ) -> Result<R> {
+        let options = options.into();
+        let properties = |reply_queue: &str, left| {
+            let mut properties = BasicProperties::default();
+            describe(&mut properties, TYPE_CALL);
+            properties
+                .with_headers(from(reply_queue))
+                .with_expiration(&milliseconds(options.expiration.unwrap_or(left)))
+                .with_priority(options.priority)
+                .with_delivery_mode(if options.persistent {
+                    DELIVERY_MODE_PERSISTENT
+                } else {
+                    DELIVERY_MODE_TRANSIENT
+                });
+            properties
+        };
+        let reply = self.0.request(function, object(arguments)?, options.timeout, properties).await?;
+        match reply.properties.message_type().map(String::as_str) {
+            Some(TYPE_ERROR) => Err(Error::Remote(remote_error(&reply))),
+            Some(TYPE_CALL) if first_death(&reply).is_some_and(|reason| reason == "rejected") => {
+                Err(Error::Remote(RemoteError::new("Rejected", "the server rejected the call")))
+            }
+            Some(TYPE_CALL) => Err(Error::Timeout {
+                doing: format!("the call to function `{function}` expired in its queue"),
+                after: options.expiration.unwrap_or(options.timeout),
+                reason: "is a server running, and not too busy?".into(),
+            }),
+            _ => reply.json(),
+        }
+    }
+
+    /// How many calls are waiting for their reply.
+    pub fn pending(&self) -> usize {
+        self.0.pending()
+    }
+}
+
+/// An error reply that is not in the usual form is still an error.
+fn remote_error(reply: &Message) -> RemoteError {
+    reply.json().map_or_else(|_| RemoteError::new("", reply.text()), |body: ErrorBody| body.error)
+}
+
+/// Why a call was dead-lettered ([headers](https://www.rabbitmq.com/docs/dlx#effects)).
+fn first_death(reply: &Message) -> Option<String> {
+    let name = "x-first-death-reason".try_into().ok()?;
+    reply.properties.headers()?.get(&name).map(ToString::to_string)
+}
+
+/// By this header a dead call finds the way back.
+fn from(reply_queue: &str) -> FieldTable {
+    table(&[("From", reply_queue)])
+}
+
+fn table(entries: &[(&str, &str)]) -> FieldTable {
+    let mut table = FieldTable::new();
+    for (name, value) in entries {
+        if let (Ok(name), Ok(value)) = ((*name).try_into(), (*value).try_into()) {
+            table.insert(name, FieldValue::S(value));
+        }
+    }
+    table
+}
+
+async fn replies(channel: Setup) -> Result<BasicConsumeArguments> {
+    let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?.name;
+    let dead_letters =
+        ExchangeDeclareArguments::of_type(DEAD_LETTERS, ExchangeType::Headers).auto_delete(true).finish();
+    channel.exchange_declare(dead_letters).await?;
+    let own = table(&[("From", &queue), ("x-match", "any")]);
+    channel.queue_bind(QueueBindArguments::new(&queue, DEAD_LETTERS, "").arguments(own).finish()).await?;
+    Ok(BasicConsumeArguments::new(&queue, "").auto_ack(true).finish())
+}

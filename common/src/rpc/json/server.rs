@@ -1,0 +1,212 @@
+//! The side that has the functions.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use amqprs::{
+    BasicProperties, FieldTable, FieldValue,
+    channel::{BasicConsumeArguments, BasicQosArguments, QueueDeclareArguments},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{DEAD_LETTERS, ErrorBody, describe};
+use crate::{
+    Channel, Error, Message, RemoteError, Result, Setup,
+    rpc::{RpcServer, TYPE_ERROR, TYPE_RESULT},
+};
+
+/// Has functions that others call by their names, with named arguments, over JSON.
+///
+/// Each function is an [`RpcServer`] with all its promises: every call gets its result or an error, also after a panic.
+///
+/// ```no_run
+/// use common::{RemoteError, rpc::JsonRpcServer};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Operands {
+///     x: f64,
+///     y: f64,
+/// }
+///
+/// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
+/// let server = JsonRpcServer::new(&connections.channel("server").await?);
+/// server.register("multiply", |Operands { x, y }| async move { Ok(x * y) }).await?;
+/// server.register("divide", divide).await?;
+/// server.serve().await
+/// # }
+///
+/// async fn divide(Operands { x, y }: Operands) -> Result<f64, RemoteError> {
+///     if y == 0.0 {
+///         return Err(RemoteError::new("ZeroDivisionError", "division by zero"));
+///     }
+///     Ok(x / y)
+/// }
+/// ```
+///
+/// Dropping it stops all functions, as [`unregister`](Self::unregister) does.
+pub struct JsonRpcServer {
+    channel: Channel,
+    functions: Mutex<HashMap<String, Function>>,
+    /// How a function ended that nobody has stopped.
+    ended: watch::Sender<Option<Result<()>>>,
+}
+
+struct Function {
+    stop: DropGuard,
+    task: JoinHandle<()>,
+}
+
+/// What a function's queue is like. All its servers, whatever their language, have to agree on the first two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FunctionOptions {
+    /// Whether the queue survives a restart of the broker. Default: no.
+    pub durable: bool,
+    /// Whether the queue goes with its last server, so that callers hear at once that nobody is there. Default: yes.
+    pub auto_delete: bool,
+    /// How many calls this server works on at a time; 0 is no bound. Default: 100.
+    pub prefetch: u16,
+}
+
+impl Default for FunctionOptions {
+    fn default() -> Self {
+        Self { durable: false, auto_delete: true, prefetch: 100 }
+    }
+}
+
+impl JsonRpcServer {
+    /// A server without functions. Their replies are published on `channel`.
+    pub fn new(channel: &Channel) -> Self {
+        Self { channel: channel.clone(), functions: Mutex::default(), ended: watch::Sender::new(None) }
+    }
+
+    /// Registers a function; it can be called when this returns. Its argument is anything that serde makes of a JSON
+    /// object (`()`: of an empty one), its result anything that serde makes JSON of.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) when this server has a function of that name; else those of [`Channel::consume`], such as
+    /// 406 when another server has declared the function's queue differently.
+    pub async fn register<A, R, F, Fut>(&self, name: &str, function: F) -> Result<()>
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + 'static,
+        F: Fn(A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, RemoteError>> + Send + 'static,
+    {
+        self.register_with(name, FunctionOptions::default(), function).await
+    }
+
+    /// [`register`](Self::register) with another kind of queue.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub async fn register_with<A, R, F, Fut>(&self, name: &str, options: FunctionOptions, function: F) -> Result<()>
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + 'static,
+        F: Fn(A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, RemoteError>> + Send + 'static,
+    {
+        if name.is_empty() {
+            return Err(Error::Invalid("a function needs a name".into()));
+        }
+        let taken = || Error::Invalid(format!("this server has a function `{name}` already"));
+        if self.functions().contains_key(name) {
+            return Err(taken());
+        }
+        let queue = name.to_owned();
+        let server = RpcServer::new(&self.channel, move |channel| calls(channel, queue.clone(), options)).await?;
+        // Somebody may have been faster.
+        match self.functions().entry(name.to_owned()) {
+            Entry::Occupied(_) => Err(taken()),
+            Entry::Vacant(entry) => {
+                let (stop, ended) = (CancellationToken::new(), self.ended.clone());
+                let (stopped, function) = (stop.clone(), Arc::new(function));
+                let task = tokio::spawn(async move {
+                    let answering = move |request| call(function.clone(), request);
+                    let outcome = server.answer(encode, answering, stopped.cancelled()).await;
+                    if !stopped.is_cancelled() {
+                        ended.send_replace(Some(outcome));
+                    }
+                });
+                entry.insert(Function { stop: stop.drop_guard(), task });
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops a function: calls not begun go to its other servers or wait; returns when those begun are answered.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) when this server has no function of that name.
+    pub async fn unregister(&self, name: &str) -> Result<()> {
+        let function = self.functions().remove(name);
+        let Some(Function { stop, task }) = function else {
+            return Err(Error::Invalid(format!("this server has no function `{name}`")));
+        };
+        drop(stop);
+        let _ = task.await;
+        Ok(())
+    }
+
+    /// Waits until this program closes the connection manager.
+    ///
+    /// # Errors
+    /// Why a function's consuming ended for good.
+    pub async fn serve(&self) -> Result<()> {
+        let mut ended = self.ended.subscribe();
+        let outcome = ended.wait_for(Option::is_some).await;
+        outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or(Ok(()))
+    }
+
+    fn functions(&self) -> MutexGuard<'_, HashMap<String, Function>> {
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call of a function.
+async fn call<A, R, F, Fut>(function: Arc<F>, request: Message) -> Result<Vec<u8>, RemoteError>
+where
+    A: DeserializeOwned,
+    R: Serialize,
+    F: Fn(A) -> Fut,
+    Fut: Future<Output = Result<R, RemoteError>>,
+{
+    let arguments = serde_json::from_slice::<Value>(&request.body).and_then(|arguments| match arguments {
+        // No arguments: a struct without fields is made of the one, `()` of the other.
+        none if none == json!({}) => A::deserialize(none).or_else(|_| A::deserialize(Value::Null)),
+        some => A::deserialize(some),
+    });
+    let arguments = arguments.map_err(|error| RemoteError::new("InvalidArguments", error.to_string()))?;
+    Ok(serde_json::to_vec(&function(arguments).await?)?)
+}
+
+/// A reply as aio-pika's `JsonRPC` sends it.
+fn encode(outcome: Result<Vec<u8>, RemoteError>, call: &BasicProperties, reply: &mut BasicProperties) -> Vec<u8> {
+    describe(reply, if outcome.is_ok() { TYPE_RESULT } else { TYPE_ERROR });
+    if let Some(mode) = call.delivery_mode() {
+        reply.with_delivery_mode(mode);
+    }
+    // An error consists of text and JSON values: it can always be written.
+    outcome.unwrap_or_else(|error| serde_json::to_vec(&ErrorBody { error }).unwrap_or_default())
+}
+
+async fn calls(channel: Setup, queue: String, options: FunctionOptions) -> Result<BasicConsumeArguments> {
+    let mut arguments = FieldTable::new();
+    if let Ok(name) = "x-dead-letter-exchange".try_into() {
+        arguments.insert(name, FieldValue::from(DEAD_LETTERS));
+    }
+    let declare = QueueDeclareArguments::new(&queue)
+        .durable(options.durable)
+        .auto_delete(options.auto_delete)
+        .arguments(arguments)
+        .finish();
+    channel.queue_declare(declare).await?;
+    channel.basic_qos(BasicQosArguments::new(0, options.prefetch, false)).await?;
+    Ok(BasicConsumeArguments::new(&queue, ""))
+}

@@ -1,0 +1,184 @@
+//! Tasks for workers: the Master/Worker pattern over JSON, on the wire the same as
+//! [aio-pika's `JsonMaster`](https://docs.aio-pika.com/patterns.html).
+//!
+//! A task is a persistent message with a JSON object for its body and content type `application/json`, published
+//! mandatory to the queue of its workers. They declare the queue; the master does not.
+
+use std::{
+    fmt::Display,
+    future::{Future, pending},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
+
+use amqprs::{
+    BasicProperties, DELIVERY_MODE_PERSISTENT,
+    channel::{BasicConsumeArguments, BasicPublishArguments},
+};
+use futures_util::FutureExt;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::sleep;
+
+use crate::{
+    Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, Setup, rpc::json::object, work::work,
+};
+
+/// A task that fails when it comes again is held this long before it goes back: without a pause, a task that always
+/// fails would go round as fast as the machine can.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Hands out tasks.
+///
+/// ```no_run
+/// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
+/// use common::tasks::Master;
+/// use serde_json::json;
+///
+/// let master = Master::new(&connections.channel("master").await?);
+/// master.create_task("resize", &json!({"picture": "cat.png", "width": 640})).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Master(Channel);
+
+impl Master {
+    /// A master that publishes on `channel`.
+    pub fn new(channel: &Channel) -> Self {
+        Self(channel.clone())
+    }
+
+    /// Puts a task into the queue of its workers. When this returns, the broker has it: on disk if the queue is
+    /// durable. `task` is anything that serde makes a JSON object of: a worker in Python takes it as named arguments.
+    ///
+    /// # Errors
+    /// [`Unroutable`](crate::Error::Unroutable): there is no such queue. [`Invalid`](crate::Error::Invalid): the task is no JSON
+    /// object. Else those of [`Channel::publish`].
+    pub async fn create_task(&self, queue: &str, task: &impl Serialize) -> Result<()> {
+        let mut properties = BasicProperties::default();
+        properties.with_content_type("application/json").with_delivery_mode(DELIVERY_MODE_PERSISTENT);
+        let to = BasicPublishArguments::new("", queue).mandatory(true).finish();
+        self.0.publish(to, properties, object(task)?).await
+    }
+}
+
+/// Works on tasks from a queue.
+///
+/// What the handler returns decides: `Ok` acknowledges, or does what its [`Outcome`] says; `Err` or a panic puts the task back,
+/// unless [`options`](Self::options) say otherwise. One that fails again and again is put back once a second. A body that is
+/// not the JSON of a task can never succeed: it is rejected for good.
+///
+/// ```no_run
+/// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
+/// use common::{Error, Result, Setup, quorum_queue, tasks::Worker};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Resize {
+///     picture: String,
+///     width: u32,
+/// }
+///
+/// # async fn example(connections: common::ConnectionManager) -> Result<()> {
+/// let worker = Worker::new(&connections.channel("worker").await?, tasks).await?;
+/// worker.run(|Resize { picture, width }| async move {
+///     println!("resizing {picture} to {width}");
+///     Ok::<_, Error>(())
+/// })
+/// .await
+/// # }
+///
+/// async fn tasks(channel: Setup) -> Result<BasicConsumeArguments> {
+///     channel.queue_declare(quorum_queue("resize")).await?;
+///     channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?; // tasks at a time
+///     Ok(BasicConsumeArguments::new("resize", ""))
+/// }
+/// ```
+pub struct Worker {
+    tasks: Consumer,
+    options: ProcessOptions,
+}
+
+impl Worker {
+    /// Starts consuming tasks, as `subscribe` says (with manual acknowledgement; its prefetch is the number of tasks
+    /// worked on at a time).
+    ///
+    /// # Errors
+    /// Those of [`Channel::consume`].
+    pub async fn new<F, Fut>(channel: &Channel, subscribe: F) -> Result<Self>
+    where
+        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
+    {
+        let options = ProcessOptions { requeue: true, reject_on_redelivered: false };
+        Ok(Self { tasks: channel.consume(subscribe).await?, options })
+    }
+
+    /// What happens to a task whose handler fails. Default: it goes back to the queue, each time.
+    #[must_use]
+    pub fn options(mut self, options: ProcessOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Works on tasks until this program closes the connection manager. Each runs in a tokio task of its own.
+    ///
+    /// # Errors
+    /// Why consuming ended for good.
+    pub async fn run<T, H, Fut, O, E>(self, handler: H) -> Result<()>
+    where
+        T: DeserializeOwned + Send + 'static,
+        H: Fn(T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, E>> + Send + 'static,
+        O: Into<Outcome> + 'static,
+        E: Display + 'static,
+    {
+        self.run_until(handler, pending()).await
+    }
+
+    /// Works on tasks until `stop`; then takes no more, gives back those not begun, and ends when the others are done.
+    ///
+    /// # Errors
+    /// Why consuming ended for good.
+    pub async fn run_until<T, H, Fut, O, E>(self, handler: H, stop: impl Future<Output = ()>) -> Result<()>
+    where
+        T: DeserializeOwned + Send + 'static,
+        H: Fn(T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, E>> + Send + 'static,
+        O: Into<Outcome> + 'static,
+        E: Display + 'static,
+    {
+        let (handler, options) = (Arc::new(handler), self.options);
+        work(self.tasks, stop, |task| perform(task, options, handler.clone())).await
+    }
+}
+
+async fn perform<T, H, Fut, O, E>(task: Delivery, options: ProcessOptions, handler: Arc<H>)
+where
+    T: DeserializeOwned,
+    H: Fn(T) -> Fut,
+    Fut: Future<Output = Result<O, E>>,
+    O: Into<Outcome>,
+    E: Display,
+{
+    let comes_back = options.requeue && !options.reject_on_redelivered;
+    let handle = |message: Message| async move {
+        let task = match message.json() {
+            Ok(task) => task,
+            Err(error) => {
+                tracing::error!("task {} is rejected: {error}", message.delivery_tag);
+                return Ok(Outcome::Reject);
+            }
+        };
+        let work = async { handler(task).await.map(Into::into).map_err(|error| error.to_string()) };
+        let outcome = AssertUnwindSafe(work).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|_| Err("it panicked".to_owned()));
+        if outcome.is_err() && message.redelivered && comes_back {
+            sleep(PAUSE).await;
+        }
+        outcome
+    };
+    if let Err(error) = task.process(options, handle).await {
+        tracing::warn!("a task could not be settled: {error}");
+    }
+}
