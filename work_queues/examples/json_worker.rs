@@ -1,0 +1,57 @@
+//! Works on tasks in JSON, until Ctrl-C. Their master may be Python's aio-pika (`JsonMaster`).
+//!
+//!     cargo run -p work_queues --example json_worker -- resize
+
+use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, QueueDeclareArguments};
+use clap::Parser;
+use common::{ConnectionManager, Error, Result, Setup, cli::BrokerArgs, tasks::Worker};
+use serde_json::Value;
+
+/// Prints tasks until Ctrl-C.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run -p work_queues --example json_worker -- resize")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+
+    /// The queue; it is declared durable
+    queue: String,
+
+    /// Fail on tasks with this text in them: they go back to the queue
+    #[arg(long, value_name = "TEXT")]
+    fail_on: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("json_worker").await?;
+
+    let queue = args.queue;
+    let worker = Worker::new(&channel, move |channel| tasks(channel, queue.clone())).await?;
+    eprintln!(" [*] Waiting for tasks. To exit press CTRL+C");
+
+    // `Ok` acknowledges the task, an error puts it back.
+    worker
+        .run(move |task: Value| {
+            let task = task.to_string();
+            println!("{task}");
+            let fails = args.fail_on.as_ref().is_some_and(|text| task.contains(text));
+            async move { if fails { Err(Error::other("failed as asked")) } else { Ok(()) } }
+        })
+        .await
+}
+
+/// Declares the queue and says what to consume. Runs again after every loss of the connection.
+async fn tasks(channel: Setup, queue: String) -> Result<BasicConsumeArguments> {
+    // As Python's `create_worker(…, durable=True)` does; a quorum queue would be another one (406).
+    channel.queue_declare(QueueDeclareArguments::durable_client_named(&queue)).await?;
+
+    // One task at a time.
+    channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
+
+    Ok(BasicConsumeArguments::new(&queue, ""))
+}
