@@ -3,11 +3,14 @@
 mod consuming;
 mod cutting;
 mod dangers;
+mod json_rpc;
 mod managing;
 mod publishing;
 mod recovering;
 mod rpc;
+mod rpc_under_fire;
 mod settling;
+mod tasks;
 
 use std::{sync::Once, time::Duration};
 

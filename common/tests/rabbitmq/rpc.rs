@@ -17,6 +17,23 @@ use crate::{Bench, expect_empty, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The two ways in which replies come.
+#[derive(Clone, Copy, Debug)]
+pub enum Replies {
+    Queue,
+    Direct,
+}
+pub const BOTH: [Replies; 2] = [Replies::Queue, Replies::Direct];
+
+impl Replies {
+    pub async fn client(self, channel: &Channel) -> Result<Arc<RpcClient>> {
+        Ok(Arc::new(match self {
+            Replies::Queue => RpcClient::new(channel).await?,
+            Replies::Direct => RpcClient::direct(channel).await?,
+        }))
+    }
+}
+
 async fn requests(channel: Setup) -> common::Result<BasicConsumeArguments> {
     channel.queue_declare(queue("double")).await?;
     channel.basic_qos(BasicQosArguments::new(0, 10, false)).await?;
@@ -41,16 +58,18 @@ async fn each_of_many_calls_gets_its_own_reply() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     serve(&channel).await?;
-    let client = Arc::new(RpcClient::new(&channel).await?);
-    let mut calls = JoinSet::new();
-    for number in 0..1_000 {
-        let client = client.clone();
-        calls.spawn(async move { (number, client.call("double", number.to_string(), PATIENCE).await) });
+    for replies in BOTH {
+        let client = replies.client(&channel).await?;
+        let mut calls = JoinSet::new();
+        for number in 0..1_000 {
+            let client = client.clone();
+            calls.spawn(async move { (number, client.call("double", number.to_string(), PATIENCE).await) });
+        }
+        for (number, reply) in calls.join_all().await {
+            ensure!(reply?.text() == (2 * number).to_string(), "another one's reply for {number}");
+        }
+        ensure!(client.pending() == 0, "{} calls are left", client.pending());
     }
-    for (number, reply) in calls.join_all().await {
-        ensure!(reply?.text() == (2 * number).to_string(), "another one's reply for {number}");
-    }
-    ensure!(client.pending() == 0, "{} calls are left", client.pending());
     Ok(())
 }
 
@@ -59,7 +78,7 @@ async fn an_error_and_a_panic_are_error_replies_and_the_server_goes_on() -> Resu
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     serve(&channel).await?;
-    let client = RpcClient::new(&channel).await?;
+    let client = RpcClient::direct(&channel).await?;
     for (request, words) in [("abc", "invalid digit"), ("", "empty string"), ("panic", "the server failed")] {
         let error = client.call("double", request, PATIENCE).await.expect_err(request);
         ensure!(matches!(&error, Error::Remote(remote) if remote.message.contains(words)), "{request}: {error}");
@@ -71,11 +90,13 @@ async fn an_error_and_a_panic_are_error_replies_and_the_server_goes_on() -> Resu
 #[tokio::test]
 async fn a_call_to_nobody_fails_at_once() -> Result<()> {
     let bench = Bench::new().await?;
-    let client = RpcClient::new(&bench.channel().await?).await?;
-    let since = Instant::now();
-    let error = client.call("nobody", "x", PATIENCE).await.expect_err("no queue");
-    ensure!(matches!(error, Error::Unroutable(_)) && since.elapsed() < Duration::from_secs(5), "{error}");
-    ensure!(client.pending() == 0, "the call is left behind");
+    for replies in BOTH {
+        let client = replies.client(&bench.channel().await?).await?;
+        let since = Instant::now();
+        let error = client.call("nobody", "x", PATIENCE).await.expect_err("no queue");
+        ensure!(matches!(error, Error::Unroutable(_)) && since.elapsed() < Duration::from_secs(5), "{error}");
+        ensure!(client.pending() == 0, "the call is left behind");
+    }
     Ok(())
 }
 
@@ -86,12 +107,14 @@ async fn a_call_without_a_server_ends_at_its_timeout_and_its_request_expires() -
     channel.queue_declare(queue("double")).await?;
     let client = RpcClient::new(&channel).await?;
     let since = Instant::now();
-    let error = client.call("double", "1", Duration::from_millis(200)).await.expect_err("no server");
-    ensure!(matches!(error, Error::Timeout { .. }), "{error}");
-    ensure!(client.pending() == 0, "the call is left behind");
-    // Its time began when it had arrived.
+    for client in [client, RpcClient::direct(&channel).await?] {
+        let error = client.call("double", "1", Duration::from_millis(200)).await.expect_err("no server");
+        ensure!(matches!(error, Error::Timeout { .. }), "{error}");
+        ensure!(client.pending() == 0, "the call is left behind");
+    }
+    // Their time began when they had arrived.
     while channel.queue_declare(queue("double")).await?.messages > 0 {
-        ensure!(since.elapsed() < PATIENCE, "the request is still there");
+        ensure!(since.elapsed() < PATIENCE, "a request is still there");
     }
     Ok(())
 }
@@ -125,9 +148,16 @@ async fn a_dropped_call_leaves_nothing_behind_and_its_late_reply_harms_nobody() 
 
 #[tokio::test]
 async fn a_lost_connection_ends_all_calls_at_once_and_the_next_ones_work() -> Result<()> {
+    for replies in BOTH {
+        a_lost_connection_ends_all_calls(replies).await?;
+    }
+    Ok(())
+}
+
+async fn a_lost_connection_ends_all_calls(replies: Replies) -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    let client = Arc::new(RpcClient::new(&channel).await?);
+    let client = replies.client(&channel).await?;
     channel.queue_declare(queue("double")).await?;
     for _ in 0..3 {
         let mut calls = JoinSet::new();
@@ -152,7 +182,7 @@ async fn a_lost_connection_ends_all_calls_at_once_and_the_next_ones_work() -> Re
 }
 
 #[tokio::test]
-async fn a_request_without_reply_to_is_thrown_away_and_a_vanished_client_does_no_harm() -> Result<()> {
+async fn a_request_without_reply_to_gets_no_reply_and_a_vanished_client_does_no_harm() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     serve(&channel).await?;

@@ -179,7 +179,9 @@ where
 {
     let arguments = serde_json::from_slice::<Value>(&request.body).and_then(|arguments| match arguments {
         // No arguments: a struct without fields is made of the one, `()` of the other.
-        none if none == json!({}) => A::deserialize(none).or_else(|error| A::deserialize(Value::Null).map_err(|_| error)),
+        none if none == json!({}) => {
+            A::deserialize(none).or_else(|error| A::deserialize(Value::Null).map_err(|_| error))
+        }
         some => A::deserialize(some),
     });
     let arguments = arguments.map_err(|error| RemoteError::new("InvalidArguments", error.to_string()))?;

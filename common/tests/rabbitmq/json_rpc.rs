@@ -1,0 +1,277 @@
+//! Named functions over JSON, between Rust and Rust; with Python on the other side, they are in the interoperability
+//! tests.
+
+use std::time::{Duration, Instant};
+
+use amqprs::{
+    FieldTable, FieldValue,
+    channel::{BasicGetArguments, BasicPublishArguments, QueueDeclareArguments},
+};
+use anyhow::{Context, Result, ensure};
+use common::{
+    Channel, Error, RemoteError,
+    rpc::{CallOptions, FunctionOptions, JsonRpcClient, JsonRpcServer},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::{Bench, next, plain, table};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Serialize, Deserialize, Debug, PartialEq)]
+struct Pair {
+    x: i64,
+    y: i64,
+}
+
+async fn server(channel: &Channel) -> Result<JsonRpcServer> {
+    let server = JsonRpcServer::new(channel);
+    server.register("multiply", |Pair { x, y }| async move { Ok(x * y) }).await?;
+    server.register("swap", |Pair { x, y }| async move { Ok(Pair { x: y, y: x }) }).await?;
+    server.register("parse", |text: Value| async move { Ok(text["text"].to_string().parse::<i64>()?) }).await?;
+    server.register("nothing", |()| async { Ok(()) }).await?;
+    let fail = |error: RemoteError| async move { Err::<(), _>(error) };
+    server.register("fail", fail).await?;
+    let panic = |_: Value| async move {
+        assert!(Instant::now().elapsed() > PATIENCE, "a panic of the test's");
+        Ok(())
+    };
+    server.register("panic", panic).await?;
+    Ok(server)
+}
+
+/// The queue that others in other languages declare.
+fn function(name: &str) -> Result<QueueDeclareArguments> {
+    let arguments = table(&[("x-dead-letter-exchange", FieldValue::from("rpc.dlx"))])?;
+    Ok(QueueDeclareArguments::new(name).auto_delete(true).arguments(arguments).finish())
+}
+
+fn header(headers: Option<&FieldTable>, name: &str) -> Option<String> {
+    Some(headers?.get(&name.try_into().ok()?)?.to_string())
+}
+
+#[tokio::test]
+async fn arguments_and_results_are_typed() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let _server = server(&channel).await?;
+    let client = JsonRpcClient::new(&channel).await?;
+    ensure!(client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await? == 42);
+    ensure!(client.call::<Value>("multiply", &json!({"y": 3, "x": 2}), PATIENCE).await? == json!(6));
+    ensure!(client.call::<Pair>("swap", &Pair { x: 1, y: 2 }, PATIENCE).await? == Pair { x: 2, y: 1 });
+    client.call::<()>("nothing", &(), PATIENCE).await?;
+    client.call::<()>("nothing", &json!({}), PATIENCE).await?;
+    ensure!(client.pending() == 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_remote_error_keeps_its_kind_message_and_arguments() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let _server = server(&channel).await?;
+    let client = JsonRpcClient::new(&channel).await?;
+    let sent =
+        RemoteError { kind: "Grief".into(), message: "all is ☂".into(), args: vec![json!(1), json!({"a": []})] };
+    match client
+        .call::<()>("fail", &json!({"type": "Grief", "message": "all is ☂", "args": [1, {"a": []}]}), PATIENCE)
+        .await
+    {
+        Err(Error::Remote(error)) => ensure!(error == sent, "{error:?}"),
+        other => anyhow::bail!("{other:?}"),
+    }
+    for (name, arguments, kind, words) in [
+        ("parse", json!({"text": "x"}), "ParseIntError", "invalid digit"),
+        ("panic", json!({}), "Panic", "the server failed"),
+        ("multiply", json!({"x": 1}), "InvalidArguments", "missing field `y`"),
+        ("multiply", json!({}), "InvalidArguments", "missing field `x`"),
+        ("multiply", json!({"x": "1", "y": 2}), "InvalidArguments", "invalid type: string"),
+    ] {
+        match client.call::<Value>(name, &arguments, PATIENCE).await {
+            Err(Error::Remote(error)) => ensure!(error.kind == kind && error.message.contains(words), "{error:?}"),
+            other => anyhow::bail!("{name}: {other:?}"),
+        }
+    }
+    ensure!(client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await? == 42, "the server has gone");
+    Ok(())
+}
+
+#[tokio::test]
+async fn wrong_use_is_refused_here() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let server = server(&channel).await?;
+    let client = JsonRpcClient::new(&channel).await?;
+    for arguments in [json!([1]), json!(1), json!("text")] {
+        let error = client.call::<Value>("multiply", &arguments, PATIENCE).await.expect_err("no object");
+        ensure!(matches!(error, Error::Invalid(_)), "{error}");
+    }
+    let error = client.call::<String>("multiply", &Pair { x: 1, y: 1 }, PATIENCE).await.expect_err("no string");
+    ensure!(matches!(error, Error::Other(_)), "{error}");
+    for name in ["multiply", ""] {
+        let error = server.register(name, |()| async { Ok(()) }).await.expect_err("registered twice");
+        ensure!(matches!(error, Error::Invalid(_)), "{error}");
+    }
+    let durable = FunctionOptions { durable: true, ..FunctionOptions::default() };
+    let other = JsonRpcServer::new(&channel);
+    let error =
+        other.register_with("multiply", durable, |()| async { Ok(()) }).await.expect_err("declared differently");
+    ensure!(matches!(error, Error::Closed { code: 406, .. }), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_function_that_is_unregistered_finishes_its_calls_and_then_nobody_is_there() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let server = server(&channel).await?;
+    let client = JsonRpcClient::new(&channel).await?;
+    let (begun, beginning) = oneshot::channel();
+    let (release, released) = oneshot::channel::<()>();
+    let parts = std::sync::Mutex::new(Some((begun, released)));
+    let slow = move |()| {
+        let parts = parts.lock().expect("no panic").take();
+        async move {
+            if let Some((begun, released)) = parts {
+                let _ = begun.send(());
+                let _ = released.await;
+            }
+            Ok("done")
+        }
+    };
+    server.register("slow", slow).await?;
+    let (call, ()) = tokio::try_join!(async { Ok(client.call::<String>("slow", &(), PATIENCE).await?) }, async {
+        beginning.await?;
+        let release = async {
+            while channel.queue_declare(function("slow")?).await?.consumers > 0 {}
+            let _ = release.send(());
+            anyhow::Ok(())
+        };
+        tokio::try_join!(async { Ok(server.unregister("slow").await?) }, release)?;
+        anyhow::Ok(())
+    })?;
+    ensure!(call == "done", "{call}");
+    let error = client.call::<()>("slow", &(), PATIENCE).await.expect_err("nobody is there");
+    ensure!(matches!(error, Error::Unroutable(_)), "{error}");
+    ensure!(server.unregister("slow").await.is_err(), "it was there twice");
+    server.register("slow", |()| async { Ok("again") }).await?;
+    ensure!(client.call::<String>("slow", &(), PATIENCE).await? == "again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_expires_or_is_rejected_comes_back() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let client = JsonRpcClient::new(&channel).await?;
+    channel.queue_declare(function("silent")?).await?;
+    let since = Instant::now();
+    let options =
+        CallOptions { timeout: PATIENCE, expiration: Some(Duration::from_millis(100)), ..CallOptions::default() };
+    let error = client.call::<()>("silent", &(), options).await.expect_err("nobody is there");
+    ensure!(error.to_string().contains("expired in its queue") && since.elapsed() < PATIENCE / 2, "{error}");
+
+    let (error, ()) = tokio::join!(client.call::<()>("silent", &(), PATIENCE), async {
+        loop {
+            match channel.get(BasicGetArguments::new("silent")).await {
+                Ok(None) => {}
+                Ok(Some(call)) => return drop(call.reject(false).await),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    ensure!(matches!(&error, Err(Error::Remote(error)) if error.kind == "Rejected"), "{error:?}");
+    ensure!(client.pending() == 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_and_replies_are_on_the_wire_what_aio_pika_has() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let client = JsonRpcClient::new(&channel).await?;
+    let mut calls = channel
+        .consume(|channel| async move {
+            let error = |error: anyhow::Error| Error::other(error);
+            channel.queue_declare(function("f").map_err(error)?).await?;
+            Ok(amqprs::channel::BasicConsumeArguments::new("f", ""))
+        })
+        .await?;
+    let options =
+        CallOptions { timeout: PATIENCE, expiration: Some(Duration::from_secs(3)), priority: 7, persistent: true };
+    let (result, checked) = tokio::join!(client.call::<Value>("f", &Pair { x: 1, y: 2 }, options), async {
+        let call = next(&mut calls).await?;
+        ensure!(call.json::<Value>()? == json!({"x": 1, "y": 2}), "{}", call.text());
+        let properties = &call.properties;
+        let reply_to = properties.reply_to().context("no reply queue")?;
+        ensure!(properties.message_type().map(String::as_str) == Some("call"), "{properties}");
+        ensure!(properties.content_type().map(String::as_str) == Some("application/json"), "{properties}");
+        ensure!(properties.expiration().map(String::as_str) == Some("3000"), "{properties}");
+        ensure!(properties.priority() == Some(7) && properties.delivery_mode() == Some(2), "{properties}");
+        ensure!(header(properties.headers(), "From").as_ref() == Some(reply_to), "{properties}");
+        let mut reply = plain();
+        let id = properties.correlation_id().context("no correlation id")?;
+        reply.with_correlation_id(id).with_message_type("error").with_content_type("application/json");
+        channel.publish(BasicPublishArguments::new("", reply_to), reply, "not in the usual form").await?;
+        call.ack().await?;
+        anyhow::Ok(())
+    });
+    checked?;
+    ensure!(matches!(&result, Err(Error::Remote(error)) if error.message == "not in the usual form"), "{result:?}");
+
+    let _server = server(&channel).await?;
+    let mut replies = channel
+        .consume(|channel| async move {
+            channel.queue_declare(crate::queue("replies")).await?;
+            Ok(amqprs::channel::BasicConsumeArguments::new("replies", "").auto_ack(true).finish())
+        })
+        .await?;
+    for (body, kind, expected) in [
+        ("{\"x\": 6, \"y\": 7}", "result", json!(42)),
+        (
+            "no JSON",
+            "error",
+            json!({"error": {"type": "InvalidArguments", "message": "expected ident at line 1 column 2", "args": ["expected ident at line 1 column 2"]}}),
+        ),
+    ] {
+        let properties = plain().with_reply_to("replies").with_correlation_id("1").with_delivery_mode(2).finish();
+        channel.publish(BasicPublishArguments::new("", "multiply"), properties, body).await?;
+        let reply = next(&mut replies).await?;
+        ensure!(reply.json::<Value>()? == expected, "{}", reply.text());
+        let properties = &reply.properties;
+        ensure!(properties.message_type().map(String::as_str) == Some(kind), "{properties}");
+        ensure!(properties.correlation_id().map(String::as_str) == Some("1"), "{properties}");
+        ensure!(properties.content_type().map(String::as_str) == Some("application/json"), "{properties}");
+        ensure!(properties.delivery_mode() == Some(2) && properties.timestamp().is_some(), "{properties}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn functions_replies_and_the_way_back_of_dead_calls_recover() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let _server = server(&channel).await?;
+    let client = JsonRpcClient::new(&channel).await?;
+    for _ in 0..3 {
+        bench.host.close_all_connections().await?;
+        // Until the functions are back, nobody has declared their queues.
+        let since = Instant::now();
+        loop {
+            match client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await {
+                Ok(product) => break ensure!(product == 42),
+                Err(Error::Unroutable(_) | Error::Lost { .. } | Error::Unconfirmed { .. })
+                    if since.elapsed() < PATIENCE => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        channel.queue_declare(function("silent")?).await?;
+        let options =
+            CallOptions { timeout: PATIENCE, expiration: Some(Duration::from_millis(1)), ..CallOptions::default() };
+        let error = client.call::<()>("silent", &(), options).await.expect_err("nobody is there");
+        ensure!(error.to_string().contains("expired in its queue"), "{error}");
+    }
+    Ok(())
+}
