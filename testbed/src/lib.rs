@@ -38,5 +38,5 @@ pub mod tour;
 
 pub use broker::{Broker, BrokerBuilder, VirtualHost};
 pub use program::{Finished, Program, Running, Stream};
-pub use programs::build_programs;
+pub use programs::{build_examples, build_programs};
 pub use proxy::Proxy;

@@ -21,12 +21,25 @@ use tokio::{
 /// # Errors
 /// When cargo cannot be run, or a program does not compile: then with all that the compiler said.
 pub async fn build_programs(progress: impl Fn(&str)) -> Result<BTreeMap<String, PathBuf>> {
+    build(&["--bins"], progress).await
+}
+
+/// Builds the lessons' examples, and tells where each is, by its name.
+///
+/// # Errors
+/// As [`build_programs`].
+pub async fn build_examples() -> Result<BTreeMap<String, PathBuf>> {
+    build(&["--examples", "--package", "rpc", "--package", "work_queues"], |_| ()).await
+}
+
+async fn build(what: &[&str], progress: impl Fn(&str)) -> Result<BTreeMap<String, PathBuf>> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's directory")?;
     let colour = if std::io::stderr().is_terminal() { "always" } else { "never" };
     let mut build = Command::new(cargo)
         // Each program's path as JSON on standard output, words for people on standard error.
-        .args(["build", "--bins", "--message-format", "json-render-diagnostics", "--color", colour])
+        .args(["build", "--message-format", "json-render-diagnostics", "--color", colour])
+        .args(what)
         .current_dir(workspace)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

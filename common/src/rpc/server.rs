@@ -20,7 +20,7 @@ use crate::{Channel, Consumer, Delivery, Error, Message, RemoteError, Result, Se
 ///
 /// Every request with a `reply_to` gets a reply: the handler's result, or an error reply when it fails or panics. A
 /// request is acknowledged after its reply is confirmed, so that a server which dies in between leaves it to another
-/// one; the client may then see two replies.
+/// one; the client may then see two replies. A request without `reply_to` is worked on, too; its result is thrown away.
 ///
 /// ```no_run
 /// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
@@ -154,6 +154,7 @@ where
         }
         Err(error) => {
             tracing::warn!("a reply could not be sent, so its request goes back to the queue: {error}");
+            // Counts towards a quorum queue's delivery limit, as `nack` does not: it cannot go on for ever.
             receipt.reject(true).await
         }
     };

@@ -1,7 +1,9 @@
 //! What chapter 6 promises, shown by its programs on a real RabbitMQ.
 
 mod bad_input;
+mod json;
 mod plain_client;
+mod under_fire;
 mod wire;
 
 use std::time::{Duration, Instant};

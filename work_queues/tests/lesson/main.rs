@@ -1,6 +1,7 @@
 //! What chapter 2 promises, shown by its programs on a real RabbitMQ.
 
 mod bad_input;
+mod json;
 
 use std::time::{Duration, Instant};
 
