@@ -63,8 +63,9 @@
 //! Every call may be dropped at any point, and has a deadline ([`ConnectOptions::operation_timeout`]). On each channel
 //! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A consumer with manual acknowledgement has a prefetch
 //! of 100 unless its setup chooses one; with automatic acknowledgement nothing bounds what the broker sends, as AMQP has
-//! it. A peer that stops reading keeps one socket and its tasks of amqprs until the connection manager is closed or
-//! dropped: amqprs cannot abort a write.
+//! it. An RPC server and a worker run no more handlers at a time than their prefetch, even after losses. A peer that
+//! stops reading keeps one socket and its tasks of amqprs until the connection manager is closed or dropped: amqprs cannot
+//! abort a write.
 //!
 //! # What is refused here
 //!
