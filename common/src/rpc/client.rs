@@ -140,9 +140,9 @@ impl RpcClient {
     }
 }
 
-/// A duration as a message's expiration.
+/// A duration as a message's expiration, rounded up.
 pub(super) fn milliseconds(duration: Duration) -> String {
-    duration.as_millis().clamp(1, u128::from(u32::MAX)).to_string()
+    duration.as_nanos().div_ceil(1_000_000).clamp(1, u128::from(u32::MAX)).to_string()
 }
 
 async fn reply_queue(channel: Setup) -> Result<BasicConsumeArguments> {
