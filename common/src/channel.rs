@@ -253,6 +253,12 @@ impl ChannelCore {
 
     /// Waits for a living opening.
     pub async fn opening(&self) -> Result<Arc<Opening>> {
+        if let ChannelState::Open(opening) = &*self.state.borrow()
+            && !opening.is_lost()
+            && !self.closing.is_cancelled()
+        {
+            return Ok(opening.clone());
+        }
         let mut state = self.state.subscribe();
         loop {
             if self.closing.is_cancelled() {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Instant,
 };
 
@@ -39,7 +39,7 @@ struct Pending {
     /// `None` when the wait is over, and the broker may still have the message before it.
     confirm: Option<oneshot::Sender<Result<()>>>,
     /// The message's share of the bound on what may be in flight; free again when the entry goes.
-    _share: OwnedSemaphorePermit,
+    share: OwnedSemaphorePermit,
     sent: Instant,
     returned: Option<Box<Returned>>,
 }
@@ -58,27 +58,21 @@ impl Ledger {
     }
 
     /// Takes the next number. `Err` gives the share back: this opening has ended.
-    pub fn register(
-        &self,
-        share: OwnedSemaphorePermit,
-    ) -> Result<(u64, oneshot::Receiver<Result<()>>), OwnedSemaphorePermit> {
+    pub fn register(&self, share: OwnedSemaphorePermit) -> Result<Unsent<'_>, OwnedSemaphorePermit> {
         let (confirm, receiver) = oneshot::channel();
+        let sent = Instant::now();
         let mut entries = self.entries();
         if self.loss.is_lost() {
             return Err(share);
         }
-        entries.pending.push_back(Some(Pending {
-            confirm: Some(confirm),
-            _share: share,
-            sent: Instant::now(),
-            returned: None,
-        }));
+        entries.pending.push_back(Some(Pending { confirm: Some(confirm), share, sent, returned: None }));
         entries.waiting += 1;
-        Ok((entries.settled + entries.pending.len() as u64, receiver))
+        let number = entries.settled + entries.pending.len() as u64;
+        Ok(Unsent { ledger: self, number, receiver: Some(receiver) })
     }
 
     /// Takes the newest number back: its message was not sent. Only its owner, who holds the publisher's turn, may.
-    pub fn take_back(&self, number: u64) {
+    fn take_back(&self, number: u64) {
         let mut entries = self.entries();
         if entries.settled + entries.pending.len() as u64 == number
             && let Some(pending) = entries.pending.pop_back().flatten()
@@ -96,18 +90,22 @@ impl Ledger {
 
     /// The broker settled one message, or all up to this one.
     pub fn settle(&self, number: u64, multiple: bool, verdict: Verdict) {
+        let mut freed = None;
         let mut entries = self.entries();
         if multiple {
-            while entries.settled < number && entries.settle_first(verdict) {}
+            while entries.settled < number && entries.settle_first(verdict, &mut freed) {}
         } else {
-            entries.settle_one(number, verdict);
+            entries.settle_one(number, verdict, &mut freed);
             while matches!(entries.pending.front(), Some(None)) {
-                entries.settle_first(verdict);
+                entries.settle_first(verdict, &mut freed);
             }
         }
         if entries.waiting == 0 {
             self.empty.notify_waiters();
         }
+        drop(entries);
+        // The shares of all of them at once, which is one lock instead of many.
+        drop(freed);
     }
 
     /// Gives up on messages sent before `limit`: the broker says nothing when it is short of memory or disk. They keep
@@ -169,39 +167,68 @@ impl Entries {
         self.pending.get_mut(usize::try_from(index).ok()?)?.as_mut()
     }
 
-    fn settle_one(&mut self, number: u64, verdict: Verdict) {
+    fn settle_one(&mut self, number: u64, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) {
         let Some(index) = number.checked_sub(self.settled + 1).and_then(|index| usize::try_from(index).ok()) else {
             return;
         };
         if let Some(pending) = self.pending.get_mut(index).and_then(Option::take) {
-            self.waiting -= usize::from(pending.settle(verdict));
+            self.waiting -= usize::from(pending.settle(verdict, freed));
         }
     }
 
     /// Settles the oldest entry and moves on. Returns whether there was one.
-    fn settle_first(&mut self, verdict: Verdict) -> bool {
+    fn settle_first(&mut self, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) -> bool {
         let Some(slot) = self.pending.pop_front() else { return false };
         self.settled += 1;
         if let Some(pending) = slot {
-            self.waiting -= usize::from(pending.settle(verdict));
+            self.waiting -= usize::from(pending.settle(verdict, freed));
         }
         true
     }
 }
 
 impl Pending {
-    fn settle(mut self, verdict: Verdict) -> bool {
+    /// Returns whether it was still waited for.
+    fn settle(mut self, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) -> bool {
         let outcome = match (self.returned.take(), verdict) {
             (Some(message), _) => Err(Error::Unroutable(message)),
             (None, Verdict::Ack) => Ok(()),
             (None, Verdict::Nack) => Err(Error::Nacked),
         };
-        self.tell(outcome)
+        let waited = self.tell(outcome);
+        match freed {
+            Some(freed) if Arc::ptr_eq(freed.semaphore(), self.share.semaphore()) => freed.merge(self.share),
+            Some(_) => {}
+            None => *freed = Some(self.share),
+        }
+        waited
     }
 
     /// Returns whether it was still waited for.
     fn tell(&mut self, outcome: Result<()>) -> bool {
         // The caller may have dropped its confirm.
         self.confirm.take().map(|confirm| confirm.send(outcome)).is_some()
+    }
+}
+
+/// A message that has its number and is not on its way yet. Dropped, it leaves no gap in the numbers.
+pub(crate) struct Unsent<'a> {
+    ledger: &'a Ledger,
+    pub number: u64,
+    receiver: Option<oneshot::Receiver<Result<()>>>,
+}
+
+impl Unsent<'_> {
+    /// It is on its way: what its confirm will come to.
+    pub fn sent(mut self) -> Option<oneshot::Receiver<Result<()>>> {
+        self.receiver.take()
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if self.receiver.is_some() {
+            self.ledger.take_back(self.number);
+        }
     }
 }

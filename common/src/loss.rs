@@ -22,7 +22,8 @@ impl Loss {
     }
 
     pub fn is_lost(&self) -> bool {
-        self.signal.is_cancelled()
+        // Cheaper than asking the signal, which has a lock.
+        self.reason.get().is_some()
     }
 
     pub fn reason(&self) -> Option<Error> {

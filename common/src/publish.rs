@@ -1,8 +1,8 @@
 //! Publishing with confirms: numbered, bounded, and pipelined when asked.
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -10,12 +10,12 @@ use std::{
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use tokio::{
     sync::oneshot,
-    time::{sleep, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
     Channel, Error, Result,
-    channel::ChannelCore,
+    ledger::Unsent,
     opening::{Opening, put_number},
     supervisor::backoff,
     topology::check_name,
@@ -45,7 +45,7 @@ impl Channel {
         properties: BasicProperties,
         body: impl Into<Vec<u8>>,
     ) -> Result<()> {
-        self.enqueue(arguments, properties, body).await?.await
+        self.enqueue_on(None, arguments, properties, body.into()).await?.await
     }
 
     /// Publishes a message again and again until the broker has confirmed it: at least once, so perhaps twice. Drop it
@@ -109,7 +109,7 @@ impl Channel {
         &self,
         only: Option<&Arc<Opening>>,
         arguments: BasicPublishArguments,
-        properties: BasicProperties,
+        mut properties: BasicProperties,
         body: Vec<u8>,
     ) -> Result<Confirm> {
         check_name("exchange name", &arguments.exchange)?;
@@ -124,76 +124,58 @@ impl Channel {
                 "`mandatory` needs a channel with confirms, to tell of a returned message".into(),
             ));
         }
-        let enqueue = core.enqueue(only, arguments, properties, body);
-        timeout_at(core.core.deadline(), enqueue)
-            .await
-            .unwrap_or_else(|_| Err(core.timed_out("cannot publish: nothing was sent")))
-    }
-}
-
-impl ChannelCore {
-    async fn enqueue(
-        &self,
-        only: Option<&Arc<Opening>>,
-        arguments: BasicPublishArguments,
-        mut properties: BasicProperties,
-        body: Vec<u8>,
-    ) -> Result<Confirm> {
+        let deadline = core.core.deadline();
+        let late = || core.timed_out("cannot publish: nothing was sent");
         let weight = (body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
-        let share = self.shares.clone().acquire_many_owned(weight).await;
+        let share = by(deadline, core.shares.clone().acquire_many_owned(weight)).await.ok_or_else(late)?;
         let mut share = share.map_err(|_| Error::Shutdown("channel"))?;
         loop {
             let opening = match only {
                 Some(opening) if opening.is_lost() => return Err(opening.lost().await),
                 Some(opening) => opening.clone(),
-                None => self.opening().await?,
+                None => by(deadline, core.opening()).await.ok_or_else(late)??,
             };
             let raw = opening.raw()?;
             // One critical section: the broker numbers messages in the order in which they arrive.
-            let _turn = opening.turn().await;
-            if !self.confirms && only.is_none() {
+            let _turn = by(deadline, opening.turn()).await.ok_or_else(late)?;
+            let unsent = if confirms {
+                match opening.ledger.register(share) {
+                    Ok(unsent) => Some(unsent),
+                    Err(returned) => {
+                        share = returned;
+                        continue;
+                    }
+                }
+            } else if opening.is_lost() {
                 // Nothing may follow the close of a channel.
-                if opening.is_lost() {
-                    continue;
-                }
-                return raw
-                    .basic_publish(properties, body, arguments)
-                    .await
-                    .map(|()| Confirm(None))
-                    .map_err(Error::from);
-            }
-            let (number, receiver) = match opening.ledger.register(share) {
-                Ok(registered) => registered,
-                Err(returned) => {
-                    share = returned;
-                    continue;
-                }
+                continue;
+            } else {
+                None
             };
-            // Dropped before the message is queued, this future must leave no gap in the numbers.
-            let unsent = TakeBack { opening: &opening, number };
-            if arguments.mandatory {
-                put_number(&mut properties, number);
+            if arguments.mandatory
+                && let Some(unsent) = &unsent
+            {
+                put_number(&mut properties, unsent.number);
             }
+            // Pinned here, since it is large and would be copied from call to call.
+            let publishing = pin!(raw.basic_publish(properties, body, arguments));
             // The body is gone with a failure, so there is no second try here; the caller knows it was not sent.
-            let sent = raw.basic_publish(properties, body, arguments).await;
-            if let Err(error) = sent {
-                drop(unsent);
-                return Err(opening.ledger.loss.reason().unwrap_or_else(|| error.into()));
-            }
-            std::mem::forget(unsent);
-            return Ok(Confirm(Some(receiver)));
+            return match by(deadline, publishing).await {
+                Some(Ok(())) => Ok(Confirm(unsent.and_then(Unsent::sent))),
+                Some(Err(error)) => Err(opening.ledger.loss.reason().unwrap_or_else(|| error.into())),
+                None => Err(late()),
+            };
         }
     }
 }
 
-struct TakeBack<'a> {
-    opening: &'a Opening,
-    number: u64,
-}
-
-impl Drop for TakeBack<'_> {
-    fn drop(&mut self) {
-        self.opening.ledger.take_back(self.number);
+/// Waits until the deadline at most: `None`. A timer costs more than publishing a message, so there is one only where
+/// there is something to wait for.
+async fn by<F: Future>(deadline: Instant, wait: F) -> Option<F::Output> {
+    let mut wait = pin!(wait);
+    match poll_fn(|context| Poll::Ready(wait.as_mut().poll(context))).await {
+        Poll::Ready(outcome) => Some(outcome),
+        Poll::Pending => timeout_at(deadline, wait).await.ok(),
     }
 }
 

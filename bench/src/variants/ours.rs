@@ -45,7 +45,7 @@ pub async fn prepare(work: &Work, url: &str, name: &str) -> Result<Box<dyn Ready
             let channel = connections.channel("rpc_client").await?;
             let client = match reply {
                 Reply::Callback => RpcClient::new(&channel).await?,
-                Reply::Direct => anyhow::bail!("`common` has no direct reply-to yet"),
+                Reply::Direct => RpcClient::direct(&channel).await?,
             };
             Box::new(Caller { _server: server, client, queue: name.to_owned(), window })
         }
