@@ -77,6 +77,8 @@
 mod channel;
 mod consumer;
 mod delivery;
+mod diagnosis;
+mod dial;
 mod error;
 mod events;
 mod ledger;
@@ -91,6 +93,7 @@ mod reopen;
 mod setup;
 mod supervisor;
 mod suspicion;
+mod tls;
 mod topology;
 mod transaction;
 
@@ -107,5 +110,6 @@ pub use options::ConnectOptions;
 pub use process::{Outcome, ProcessOptions};
 pub use publish::Confirm;
 pub use setup::Setup;
+pub use tls::Tls;
 pub use topology::{QueueDeclared, quorum_queue};
 pub use transaction::Transaction;
