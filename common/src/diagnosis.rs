@@ -32,7 +32,11 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
     let ConnectOptions { user, virtual_host, mechanism, .. } = peer.options;
     let login = match mechanism {
         Mechanism::Plain => format!("check user `{user}` and its password"),
-        Mechanism::External => "check that there is a user by the name in the client certificate".into(),
+        Mechanism::External => {
+            "check that there is a user by the name in the client certificate, and that RabbitMQ asks \
+                                for one (`ssl_options.verify = verify_peer`)"
+                .into()
+        }
     };
     if let Some(words) = broker_words(error) {
         let reason = match words.contains("vhost") {
