@@ -1,10 +1,11 @@
 //! Why a login failed: amqprs's errors do not tell, so ask the port itself.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{
     TlsConnector,
@@ -16,7 +17,8 @@ use crate::{ConnectOptions, Error, Tls, dial::Peer, options::Mechanism};
 const STARTING: &str =
     "it accepts connections and closes them at once; if RabbitMQ is still starting there, try again in a moment";
 
-const CLIENT_CERTIFICATE: &str = "the parameters `certfile` and `keyfile`";
+/// How long a broker may take to object to a certificate.
+const OBJECTION: Duration = Duration::from_millis(500);
 
 /// The port to ask about when something else answers.
 pub(crate) fn usual_port(options: &ConnectOptions) -> &'static str {
@@ -101,17 +103,25 @@ async fn plain_greeting(peer: &Peer<'_>) -> io::Result<Vec<u8>> {
 async fn tls_greeting(peer: &Peer<'_>, config: &Arc<ClientConfig>) -> io::Result<Vec<u8>> {
     let name = Tls::server_name(peer.host.bare_name()).map_err(io::Error::other)?;
     let stream = TcpStream::connect(peer.address).await?;
-    greeting(TlsConnector::from(config.clone()).connect(name, stream).await?).await
+    let mut stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
+    // In TLS 1.3 the broker's objection to our certificate follows the handshake. What we said meanwhile would make the
+    // system throw it away; a contented broker says nothing before we do.
+    match timeout(OBJECTION, stream.read_u8()).await {
+        Ok(objection) => Ok(vec![objection?]),
+        Err(_) => greeting(stream).await,
+    }
 }
 
 /// What is wrong with a TLS handshake, and what to do.
 async fn tls_failure(peer: &Peer<'_>, failure: &io::Error) -> Option<String> {
     let shows_certificate = peer.options.tls.as_ref()?.has_client_certificate();
     let Some(error) = failure.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) else {
-        let after_handshake = failure.kind() == io::ErrorKind::ConnectionReset && !shows_certificate;
-        return after_handshake.then(|| {
-            format!("it breaks the connection off; perhaps it wants a certificate of the client ({CLIENT_CERTIFICATE})")
-        });
+        let broken_off = matches!(failure.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof);
+        let likely = match shows_certificate {
+            true => "perhaps it does not accept the client's certificate",
+            false => "perhaps it wants a certificate of the client (the parameters `certfile` and `keyfile`)",
+        };
+        return broken_off.then(|| format!("it breaks the TLS handshake off ({failure}): its log says why; {likely}"));
     };
     Some(match error {
         rustls::Error::InvalidCertificate(error) => bad_certificate(peer, error),
@@ -123,7 +133,7 @@ async fn tls_failure(peer: &Peer<'_>, failure: &io::Error) -> Option<String> {
         },
         rustls::Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure if !shows_certificate => {
-                format!("it wants a certificate of the client: name one with {CLIENT_CERTIFICATE}")
+                "it wants a certificate of the client: name one with the parameters `certfile` and `keyfile`".into()
             }
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate

@@ -4,6 +4,7 @@ mod consuming;
 mod cutting;
 mod dangers;
 mod managing;
+mod permissions;
 mod publishing;
 mod recovering;
 mod rpc;
