@@ -2,7 +2,12 @@
 //! log there is. The password must be in nothing that a program prints.
 #![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::json;
 use testbed::{Broker, Finished, Program, VirtualHost, build_programs};
@@ -28,7 +33,7 @@ async fn programs() -> &'static BTreeMap<String, PathBuf> {
 }
 
 /// A program with the arguments that it cannot do without, and every log there is.
-fn program(name: &str, path: &PathBuf) -> Program {
+fn program(name: &str, path: &Path) -> Program {
     let needed: &[&str] = if name.starts_with("receive_logs_") { &["info"] } else { &[] };
     Program::new(path).args(needed).env("RUST_BACKTRACE", "full").env("RUST_LOG", "trace").arg("-vv")
 }
