@@ -58,7 +58,7 @@ impl BrokerArgs {
     /// is the file's text, without the line break at its end, and may be missing from the URL.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) when the URL is malformed, or the file cannot be read.
+    /// [`Error::Invalid`] when the URL is malformed, or the file cannot be read.
     pub fn options(&self) -> Result<ConnectOptions> {
         let options: ConnectOptions = self.url.parse()?;
         match &self.password_file {
