@@ -1,11 +1,18 @@
 //! The command line that all programs share, and their logs.
 
-use std::io::{self, IsTerminal};
+use std::{
+    fs::File,
+    io::{self, IsTerminal, Read},
+    path::{Path, PathBuf},
+};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{ConnectOptions, Result};
+use crate::{ConnectOptions, Error, Result};
+
+/// No password is longer.
+const LONGEST_PASSWORD: u64 = 64 * 1024;
 
 /// Where the broker is and how much to say: flatten it into a program's arguments.
 ///
@@ -36,18 +43,28 @@ pub struct BrokerArgs {
     )]
     url: String,
 
+    /// A file with the password, as containers get it; it replaces the URL's
+    #[arg(long, env = "AMQP_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
+
     /// Tell more on stderr (-vv: everything)
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 }
 
 impl BrokerArgs {
-    /// How to connect, from `--url` or the environment variable `AMQP_URL`.
+    /// How to connect: from `--url` or the environment variable `AMQP_URL`, which is better, because every user of a
+    /// machine can read the command lines of all processes. With `--password-file` or `AMQP_PASSWORD_FILE` the password
+    /// is the file's text, without the line break at its end, and may be missing from the URL.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) when the URL is malformed.
+    /// [`Error::Invalid`] when the URL is malformed, or the file cannot be read.
     pub fn options(&self) -> Result<ConnectOptions> {
-        self.url.parse()
+        let options: ConnectOptions = self.url.parse()?;
+        match &self.password_file {
+            Some(file) => options.password(&password_in(file)?),
+            None => Ok(options),
+        }
     }
 
     /// Sends logs to stderr, so that stdout holds the lesson and nothing else: warnings and changes of the
@@ -75,6 +92,46 @@ impl BrokerArgs {
     }
 }
 
+/// Reads the command line, as [`clap::Parser::parse`] does; but a mistake in it is told without a password. Clap shows
+/// the argument at which it stumbled, and that may be a URL.
+pub fn parse<T: clap::Parser>() -> T {
+    T::try_parse().unwrap_or_else(|error| {
+        let text = error.to_string();
+        let shown = without_password(&text);
+        if error.use_stderr() && shown != text {
+            eprint!("{shown}");
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    })
+}
+
+/// What stands between `://` and the last `@` is user and password, whatever else is in there.
+fn without_password(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 < at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
+        _ => text.into(),
+    }
+}
+
+fn password_in(file: &Path) -> Result<String> {
+    let read = || {
+        let mut password = String::new();
+        File::open(file)?.take(LONGEST_PASSWORD).read_to_string(&mut password)?;
+        Ok(password)
+    };
+    let mut password = read().map_err(|error: io::Error| {
+        Error::Invalid(format!("the password cannot be read from the file `{}`: {error}", file.display()))
+    })?;
+    if password.ends_with('\n') {
+        password.pop();
+    }
+    if password.ends_with('\r') {
+        password.pop();
+    }
+    Ok(password)
+}
+
 /// `println!` panics when stdout cannot be written. In a pipe whose reader has gone that is an ordinary end;
 /// otherwise (a full disk) it is an error that deserves a sentence and no backtrace.
 fn end_quietly_when_nobody_reads() {
@@ -91,4 +148,22 @@ fn end_quietly_when_nobody_reads() {
         eprintln!("Error: {message}");
         std::process::exit(1);
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn a_mistake_is_shown_without_the_password() {
+        for (text, shown) in [
+            ("error: unexpected argument 'amqp://u:s@h' found", "error: unexpected argument 'amqp://***@h' found"),
+            ("'amqps://u:s@\n3cret@h?x=1'", "'amqps://***@h?x=1'"),
+            ("amqp://h and a@b", "amqp://***@b"),
+            ("unexpected argument '--x'", "unexpected argument '--x'"),
+            ("a@b://", "a@b://"),
+        ] {
+            assert_eq!(without_password(text), shown);
+        }
+    }
 }

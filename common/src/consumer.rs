@@ -55,6 +55,7 @@ pub struct Consumer {
     subscriptions: mpsc::UnboundedReceiver<Result<Subscription>>,
     place: watch::Receiver<Option<Place>>,
     last_queue: String,
+    max_body_size: usize,
     stop: CancellationToken,
     manager: Arc<ManagerHandle>,
 }
@@ -94,6 +95,7 @@ pub(crate) async fn start(manager: Arc<ManagerHandle>, name: &str, subscribe: Su
         subscriptions,
         place,
         last_queue: String::new(),
+        max_body_size: usize::MAX,
         stop,
         manager,
     };
@@ -113,6 +115,25 @@ impl Consumer {
     /// Why consuming ended for good. It is the last item.
     pub async fn next(&mut self) -> Result<Option<Delivery>> {
         poll_fn(|context| self.poll(context)).await.transpose()
+    }
+
+    /// Refuses messages with a larger body. Each is rejected without requeue, so that it is dropped, or dead-lettered if
+    /// its queue says so; a warning is logged, and the stream goes on with the next one. Default: no limit.
+    ///
+    /// This keeps what is too large away from what handles it, and from nothing else: the body is in memory when
+    /// its size is looked at. What protects the memory is the broker's `max_message_size`
+    /// ([16 MiB since RabbitMQ 4.0, 128 MiB before](https://www.rabbitmq.com/docs/configure)), times the prefetch.
+    ///
+    /// ```no_run
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// # async fn subscribe(_: common::Setup) -> common::Result<amqprs::channel::BasicConsumeArguments> { todo!() }
+    /// let mut messages = channel.consume(subscribe).await?.max_body_size(64 * 1024);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn max_body_size(mut self, bytes: usize) -> Self {
+        self.max_body_size = bytes;
+        self
     }
 
     /// The queue consumed from. A server-named queue may have another name after each reconnect.
@@ -141,9 +162,20 @@ impl Consumer {
                 match message {
                     Poll::Ready(Some(message)) => {
                         match Delivery::from_consumer(message, &subscription.opening, subscription.auto_ack) {
+                            Some(delivery) if delivery.body.len() > self.max_body_size => {
+                                let (size, most) = (delivery.body.len(), self.max_body_size);
+                                let (queue, auto_ack) = (&subscription.queue, subscription.auto_ack);
+                                tracing::warn!(
+                                    "a message from queue `{queue}` is refused: {size} bytes, allowed are {most}"
+                                );
+                                if !auto_ack {
+                                    self.manager.core.spawn(async { drop(delivery.reject(false).await) });
+                                }
+                            }
                             Some(delivery) => return Poll::Ready(Some(Ok(delivery))),
-                            None => continue,
+                            None => {}
                         }
+                        continue;
                     }
                     Poll::Ready(None) => {
                         self.current = None;

@@ -56,7 +56,7 @@ pub enum Error {
     },
 
     /// The broker closed the channel because of something it was asked for.
-    #[error("{doing}: {code} {text}{}", hint(*code, text))]
+    #[error("{doing}: {code} {text}{}", hint(doing, *code, text))]
     Closed {
         /// What the program was doing, such as ``cannot declare queue `hello` ``.
         doing: String,
@@ -215,14 +215,39 @@ fn because(reason: &str) -> String {
 }
 
 /// What a learner does about the commonest answers of the broker.
-fn hint(code: u16, text: &str) -> &'static str {
-    match code {
-        403 => "; check the user's permissions (`rabbitmqctl list_permissions`)",
+fn hint(doing: &str, code: u16, text: &str) -> String {
+    let hint = match code {
+        403 if text.contains("refused for user") => return missing_right(doing, text),
+        403 if text.contains("exclusive use") => "; another consumer has it for itself alone",
         404 => "; declare it first, or check the name",
         405 => "; it is exclusive to another connection",
         406 if text.contains("inequivalent") => {
             "; it exists with other arguments: use another name, or delete the old one if nobody needs it"
         }
         _ => "",
-    }
+    };
+    hint.into()
+}
+
+/// Which of the three rights is missing ([access control](https://www.rabbitmq.com/docs/access-control#authorisation)).
+/// RabbitMQ 4 says it; for an older one it follows from what was being done.
+fn missing_right(doing: &str, text: &str) -> String {
+    let said = ["configure", "write", "read"].into_iter().find(|right| text.contains(&format!("{right} access")));
+    let right = said.or_else(|| {
+        let by_deed = [
+            ("declare", "configure"),
+            ("delete", "configure"),
+            ("refused a message", "write"),
+            ("consume", "read"),
+            ("get", "read"),
+            ("purge", "read"),
+        ];
+        by_deed.into_iter().find(|(deed, _)| doing.contains(deed)).map(|(_, right)| right)
+    });
+    let missing = match right {
+        Some(right) => format!("the user lacks the right `{right}` there"),
+        // To bind takes two of them, `write` on the destination and `read` on the source.
+        None => "the user lacks a right there".into(),
+    };
+    format!("; {missing} (`rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ` grants it)")
 }

@@ -1,28 +1,16 @@
-//! One connection to the broker, from dialling to its loss.
+//! One connection to the broker, until its loss.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use amqprs::{
-    Close,
-    callbacks::ConnectionCallback,
-    connection::{Connection, OpenConnectionArguments},
-};
+use amqprs::{Close, callbacks::ConnectionCallback, connection::Connection};
 use async_trait::async_trait;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    runtime::Handle,
-    time::timeout,
-};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ConnectOptions, Error, Result, loss::Loss, options::Host};
+use crate::{ConnectOptions, Error, Result, dial::dial, loss::Loss};
 
 /// amqprs loses a channel number each time the broker closes a channel, and panics when they run out, usually at 2,047:
 /// start afresh well before.
@@ -107,20 +95,7 @@ impl Drop for Number {
 impl Link {
     /// Dials each host in turn until one answers, each within the deadline of the options.
     pub async fn dial(options: &ConnectOptions) -> Result<Self> {
-        let mut failure = Error::Invalid("there is no host to connect to".into());
-        for host in &options.hosts {
-            match timeout(options.connection_timeout, open(options, host)).await {
-                Ok(Ok(connection)) => return Self::new(connection).await,
-                Ok(Err(error)) => failure = error,
-                Err(_) => {
-                    let seconds = options.connection_timeout.as_secs_f32();
-                    let reason = format!("no answer within {seconds} s; {WRONG_PORT}, and no firewall in between?");
-                    failure = Error::Connect { address: host.to_string(), reason };
-                }
-            }
-            tracing::debug!("{failure}");
-        }
-        Err(failure)
+        Self::new(dial(options).await?).await
     }
 
     async fn new(connection: Connection) -> Result<Self> {
@@ -141,98 +116,6 @@ impl Drop for Link {
         let _inside = self.runtime.enter();
         self.connection.take();
     }
-}
-
-const WRONG_PORT: &str = "is that RabbitMQ's AMQP port (usually 5672)";
-
-async fn open(options: &ConnectOptions, host: &Host) -> Result<Connection> {
-    let reachable = reachable_address(host).await.map_err(|error| Error::Connect {
-        address: host.to_string(),
-        reason: format!("{error}; is RabbitMQ running there? `cargo broker` starts one, --url names another"),
-    })?;
-    let mut arguments = OpenConnectionArguments::new(&reachable.name, reachable.port, &options.user, &options.password);
-    arguments.virtual_host(&options.virtual_host).heartbeat(options.heartbeat);
-    arguments.connection_name(&options.name.clone().unwrap_or_else(program_name));
-    match Connection::open(&arguments).await {
-        Ok(connection) => Ok(connection),
-        Err(error) => Err(handshake_error(options, host, &reachable, &error.to_string()).await),
-    }
-}
-
-/// The first of the host's addresses that takes a TCP connection, in the form amqprs wants.
-///
-/// The probe tells a port nobody listens on from a broker that turns us away: amqprs's errors do not.
-async fn reachable_address(host: &Host) -> io::Result<Host> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in tokio::net::lookup_host(host.to_string()).await? {
-        match TcpStream::connect(address).await {
-            Ok(_) => {
-                let ip = address.ip();
-                let name = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
-                return Ok(Host { name, port: address.port() });
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// What the broker said, or what its silence means.
-async fn handshake_error(options: &ConnectOptions, host: &Host, reachable: &Host, error: &str) -> Error {
-    let address = host.to_string();
-    let ConnectOptions { user, virtual_host, .. } = options;
-    if let Some(words) = broker_words(error) {
-        let check = if words.contains("vhost") {
-            format!(
-                "check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of `{user}` in it"
-            )
-        } else {
-            format!("check user `{user}` and its password")
-        };
-        return Error::Refused { address, reason: format!("{words}; {check}") };
-    }
-    let seen = match greeting(reachable).await.unwrap_or_default().as_slice() {
-        // A method frame on channel 0: it speaks AMQP. To wrong credentials RabbitMQ says nothing, it closes the socket,
-        // because amqprs does not announce the capability to be told.
-        [1, 0, 0, ..] => {
-            let reason = format!("it closed the connection during the login; check user `{user}` and its password");
-            return Error::Refused { address, reason };
-        }
-        [b'H', b'T', b'T', b'P', ..] => "a web server answers there",
-        // As Docker does for a container whose broker does not listen yet.
-        [] => {
-            "it accepts connections and closes them at once; if RabbitMQ is still starting there, try again in a moment"
-        }
-        // A TLS alert.
-        [21, 3, ..] => "it expects TLS there",
-        _ => &format!("what answers there does not speak AMQP 0-9-1 ({error})"),
-    };
-    Error::Connect { address, reason: format!("{seen}; {WRONG_PORT}?") }
-}
-
-/// The first bytes that a port answers to AMQP's protocol header (AMQP 0-9-1, section 4.2.2).
-async fn greeting(host: &Host) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(host.to_string()).await?;
-    stream.write_all(b"AMQP\0\0\x09\x01").await?;
-    let mut first = vec![0; 8];
-    let length = stream.read(&mut first).await?;
-    first.truncate(length);
-    Ok(first)
-}
-
-/// The code and text of a `connection.close` that amqprs shows as a debug print of the frame.
-fn broker_words(error: &str) -> Option<String> {
-    let after = |marker: &str| error.split_once(marker).map(|(_, rest)| rest);
-    let code: String = after("reply_code: ")?.chars().take_while(char::is_ascii_digit).collect();
-    let text = after("reply_text: ")?.split_once('"')?.1.split_once('"')?.0;
-    Some(format!("{code} {text}"))
-}
-
-/// The file name of the running program: what a reader of `rabbitmqctl list_connections` recognises.
-fn program_name() -> String {
-    let path = std::env::current_exe().ok();
-    let name = path.as_deref().and_then(|path| path.file_stem()).map(|name| name.to_string_lossy().into_owned());
-    name.unwrap_or_else(|| "rust".into())
 }
 
 /// Hears of the connection's end. Its drop is the one signal that comes in every case (amqprs-notes.md, 3).

@@ -190,7 +190,7 @@ impl ManagerHandle {
         let (request, answer) = oneshot::channel();
         let _ = self.requests.send(request);
         // One attempt has its own deadline; this one matters when attempts follow each other.
-        let patience = core.options.operation_timeout.max(core.options.connection_timeout + Duration::from_secs(1));
+        let patience = core.options.operation_timeout.max(core.options.time_to_connect() + Duration::from_secs(1));
         match timeout(patience, answer).await {
             Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("connection manager"))),
             Err(_) => Err(core.timed_out("cannot connect to RabbitMQ")),

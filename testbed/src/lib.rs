@@ -29,6 +29,7 @@
 #![warn(missing_docs)]
 
 mod broker;
+mod certificates;
 mod guard;
 pub mod lesson;
 mod program;
@@ -36,7 +37,8 @@ mod programs;
 mod proxy;
 pub mod tour;
 
-pub use broker::{Broker, BrokerBuilder, VirtualHost};
+pub use broker::{Broker, BrokerBuilder, ServerTls, VirtualHost};
+pub use certificates::{Authority, Identity};
 pub use program::{Finished, Program, Running, Stream};
 pub use programs::{build_examples, build_programs};
 pub use proxy::Proxy;

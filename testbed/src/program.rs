@@ -93,6 +93,7 @@ impl Program {
         let mut child = Command::new(&self.path)
             .args(&self.arguments)
             .env_remove("AMQP_URL")
+            .env_remove("AMQP_PASSWORD_FILE")
             .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

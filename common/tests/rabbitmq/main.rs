@@ -5,6 +5,7 @@ mod cutting;
 mod dangers;
 mod json_rpc;
 mod managing;
+mod permissions;
 mod publishing;
 mod recovering;
 mod rpc;

@@ -1,10 +1,10 @@
 //! Acknowledgement: once, in time, and what a handler's outcome does.
 
-use amqprs::channel::BasicGetArguments;
+use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
 use anyhow::{Context, Result, ensure};
 use common::{Channel, Delivery, Error, Message, Outcome, ProcessOptions, Settlement};
 
-use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, to};
+use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, queue, table, to};
 
 async fn got(channel: &Channel) -> Result<Delivery> {
     channel.get(BasicGetArguments::new("q")).await?.context("the queue is empty")
@@ -145,4 +145,25 @@ async fn a_body_is_read_as_text_or_json() -> Result<()> {
     ensure!(text.text() == "a\u{fffd}b", "{text:?}");
     text.ack().await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_message_over_the_size_limit_is_dead_lettered_and_the_next_one_comes() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    channel.queue_declare(queue("too large")).await?;
+    let dead_letters =
+        table(&[("x-dead-letter-exchange", "".into()), ("x-dead-letter-routing-key", "too large".into())])?;
+    channel.queue_declare(queue("q").arguments(dead_letters).finish()).await?;
+    let subscribe = |_| async { Ok(BasicConsumeArguments::new("q", "")) };
+    let mut messages = channel.consume(subscribe).await?.max_body_size(4);
+    for body in ["12345", "1234"] {
+        channel.publish(to("q"), plain(), body).await?;
+    }
+    let message = next(&mut messages).await?;
+    ensure!(message.text() == "1234", "{}", message.text());
+    message.ack().await?;
+    let mut rejected = consume(&channel, "too large", true).await?;
+    ensure!(next(&mut rejected).await?.text() == "12345");
+    expect_empty(&channel, "q").await
 }

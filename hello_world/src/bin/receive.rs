@@ -4,14 +4,14 @@
 
 use amqprs::channel::BasicConsumeArguments;
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli::BrokerArgs, quorum_queue};
+use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
 
 /// Prints the messages of the queue `hello` until Ctrl-C.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin receive -- --properties")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// Print each message's properties too
     #[arg(long)]
@@ -20,7 +20,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

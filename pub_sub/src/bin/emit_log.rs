@@ -7,14 +7,14 @@ use amqprs::{
     channel::{BasicPublishArguments, ExchangeDeclareArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs};
+use common::{ConnectionManager, Result, cli};
 
 /// Publishes a log message to all running receivers.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin emit_log -- warning: the disk is nearly full")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// The message
     #[arg(default_value = "info: Hello World!")]
@@ -23,7 +23,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let message = args.words.join(" ");
 

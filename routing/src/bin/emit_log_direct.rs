@@ -7,14 +7,14 @@ use amqprs::{
     channel::{BasicPublishArguments, ExchangeDeclareArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs};
+use common::{ConnectionManager, Result, cli};
 
 /// Publishes a log message to the receivers of its severity.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin emit_log_direct -- error Run. Run. Or it will explode.")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// The routing key, such as info, warning or error
     #[arg(default_value = "info")]
@@ -27,7 +27,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let (severity, message) = (args.severity, args.words.join(" "));
 

@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs, rpc::RpcClient};
+use common::{ConnectionManager, Result, cli, rpc::RpcClient};
 
 /// Asks a server for a Fibonacci number.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin rpc_client -- 30")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// Which Fibonacci number; sent as it is, for the server to check
     #[arg(default_value = "30", allow_negative_numbers = true)]
@@ -25,7 +25,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let n = args.n;
 

@@ -4,19 +4,19 @@
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Error, Message, Result, Setup, cli::BrokerArgs, quorum_queue, rpc::RpcServer};
+use common::{ConnectionManager, Error, Message, Result, Setup, cli, quorum_queue, rpc::RpcServer};
 
 /// Answers requests for Fibonacci numbers until Ctrl-C.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin rpc_server")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

@@ -26,12 +26,13 @@ use testcontainers::{
 };
 use tokio::time::timeout;
 
-use super::{Machinery, Ports, last_words, one_line, ports::random, probe};
+use super::{Machinery, Ports, ServerTls, last_words, one_line, ports::random, probe};
 #[cfg(unix)]
 use crate::guard::Guard;
 
 const DEFAULT_IMAGE: &str = "rabbitmq:4-management";
 const AMQP: u16 = 5672;
+const AMQPS: u16 = 5671;
 const MANAGEMENT: u16 = 15672;
 
 /// How long the broker may take from the start of its container until it is ready.
@@ -81,7 +82,7 @@ enum Remover {
 
 impl DockerBroker {
     /// Starts a container that offers the broker on `ports` of this machine.
-    pub(super) async fn start(ports: Ports, report: &dyn Fn(&str)) -> Result<DockerBroker> {
+    pub(super) async fn start(ports: Ports, tls: Option<&ServerTls>, report: &dyn Fn(&str)) -> Result<DockerBroker> {
         let docker = daemon().await?;
         let image = image();
         let name = format!("testbed-{}-{:08x}", std::process::id(), random() as u32);
@@ -90,7 +91,7 @@ impl DockerBroker {
             Err(_) => format!("starting {image} in Docker: fetching the image first, which takes a while"),
         });
         let mut remover = Remover::arm(&docker, &name);
-        let started = container(&image, &name, ports).start().await;
+        let started = container(&image, &name, ports, tls).start().await;
         remover.settled();
         let container = ManuallyDrop::new(started.map_err(|error| explain(&image, &error))?);
         let host = host(&container, ports).await?;
@@ -189,7 +190,12 @@ fn image() -> String {
 }
 
 /// The container as it is to be created.
-fn container(image: &str, name: &str, ports: Ports) -> testcontainers::ContainerRequest<GenericImage> {
+fn container(
+    image: &str,
+    name: &str,
+    ports: Ports,
+    tls: Option<&ServerTls>,
+) -> testcontainers::ContainerRequest<GenericImage> {
     // In `registry:5000/rabbitmq` the colon is no tag's.
     let (repository, tag) = match image.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
@@ -200,7 +206,7 @@ fn container(image: &str, name: &str, ports: Ports) -> testcontainers::Container
     let only_this_machine =
         !env::var("DOCKER_HOST").is_ok_and(|host| !host.starts_with("unix:")) && !Path::new("/.dockerenv").exists();
     let host_ip = only_this_machine.then(|| "127.0.0.1".to_owned());
-    GenericImage::new(repository, tag)
+    let mut container = GenericImage::new(repository, tag)
         .with_wait_for(WaitFor::message_on_either_std("Server startup complete"))
         .with_container_name(name)
         .with_startup_timeout(STARTUP)
@@ -211,7 +217,20 @@ fn container(image: &str, name: &str, ports: Ports) -> testcontainers::Container
             for PortBinding { host_ip: address, .. } in bindings.flatten().flatten() {
                 address.clone_from(&host_ip);
             }
-        })
+        });
+    if let (Some(port), Some(tls)) = (ports.tls, tls) {
+        container = container
+            .with_mapped_port(port, AMQPS.tcp())
+            .with_copy_to("/etc/rabbitmq/enabled_plugins", ServerTls::PLUGINS.as_bytes().to_vec())
+            .with_copy_to(
+                "/etc/rabbitmq/conf.d/90-tls.conf",
+                tls.configuration(&AMQPS.to_string(), "/etc/rabbitmq").into_bytes(),
+            );
+        for (file, text) in tls.files() {
+            container = container.with_copy_to(format!("/etc/rabbitmq/{file}"), text.as_bytes().to_vec());
+        }
+    }
+    container
 }
 
 /// The client that testcontainers uses, once the daemon has answered.

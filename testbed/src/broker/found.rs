@@ -19,8 +19,14 @@ pub(super) async fn broker(url: String) -> Result<Broker> {
         // No error may show the URL: there is a password in it.
         let one = Url::parse(&one).context("AMQP_URL is not a URL")?;
         let (host, port) = address(&one);
-        let broker =
-            Broker { machinery: Box::new(Found), url: url.clone(), host: host.to_owned(), port, management: None };
+        let broker = Broker {
+            machinery: Box::new(Found),
+            url: url.clone(),
+            host: host.to_owned(),
+            port,
+            tls_port: None,
+            management: None,
+        };
         match one.scheme() {
             "amqp" => match probe::version(host, port).await {
                 Ok(_) => return Ok(broker),

@@ -10,6 +10,7 @@ mod node;
 mod ports;
 mod probe;
 mod start;
+mod tls;
 mod virtual_host;
 
 use std::time::Duration;
@@ -22,7 +23,7 @@ use tokio::{
 };
 
 use self::{management::Management, ports::Ports};
-pub use self::{start::BrokerBuilder, virtual_host::VirtualHost};
+pub use self::{start::BrokerBuilder, tls::ServerTls, virtual_host::VirtualHost};
 
 /// How long a broker may take until it answers, after its container or process has been started.
 const READY: Duration = Duration::from_secs(60);
@@ -36,6 +37,7 @@ pub struct Broker {
     url: String,
     host: String,
     port: u16,
+    tls_port: Option<u16>,
     management: Option<Management>,
 }
 
@@ -107,6 +109,7 @@ impl Broker {
             machinery: Box::new(machinery),
             url: format!("amqp://guest:guest@{host}:{}", ports.amqp),
             port: ports.amqp,
+            tls_port: ports.tls,
             management: Some(Management::new(&host, ports.management)),
             host,
         }
@@ -120,6 +123,11 @@ impl Broker {
     /// The port at which it speaks AMQP.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port at which it speaks AMQP in TLS, if it was started [so](BrokerBuilder::tls).
+    pub fn tls_port(&self) -> Option<u16> {
+        self.tls_port
     }
 
     /// The page for a browser, user `guest`, password `guest`; unknown for a broker that was found.

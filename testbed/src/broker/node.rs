@@ -25,7 +25,7 @@ use nix::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Machinery, PORT_TAKEN, Ports, last_words,
+    Machinery, PORT_TAKEN, Ports, ServerTls, last_words,
     ports::{free_port, random},
 };
 use crate::guard::Guard;
@@ -102,7 +102,12 @@ impl Commands {
 
 impl NodeBroker {
     /// Starts a node that offers the broker on `ports`; not yet ready when this returns.
-    pub(super) async fn start(commands: Commands, ports: Ports, report: &dyn Fn(&str)) -> Result<NodeBroker> {
+    pub(super) async fn start(
+        commands: Commands,
+        ports: Ports,
+        tls: Option<&ServerTls>,
+        report: &dyn Fn(&str),
+    ) -> Result<NodeBroker> {
         report(&format!("starting a private node with {}", commands.directory.join("rabbitmq-server").display()));
         let name = format!("testbed-{}-{:016x}", std::process::id(), random());
         let directory = env::temp_dir().join(&name);
@@ -112,9 +117,11 @@ impl NodeBroker {
             .create(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
         fs::create_dir(directory.join("run"))?;
-        let epmd_port = free_port(None, &[ports.amqp, ports.management])?;
-        let dist_port = free_port(None, &[ports.amqp, ports.management, epmd_port])?;
-        let environment = configure(&directory, &name, ports, epmd_port, dist_port)?;
+        let mut taken = ports.taken();
+        let epmd_port = free_port(None, &taken)?;
+        taken.push(epmd_port);
+        let dist_port = free_port(None, &taken)?;
+        let environment = configure(&directory, &name, (ports, tls), epmd_port, dist_port)?;
         let mut broker =
             NodeBroker { commands, environment, node: Mutex::new(None), epmd: None, guard: Some(guard), directory };
         broker.start_epmd(epmd_port).await?;
@@ -291,7 +298,7 @@ pub(super) fn is_port_taken(error: &anyhow::Error) -> bool {
 fn configure(
     directory: &Path,
     name: &str,
-    ports: Ports,
+    (ports, tls): (Ports, Option<&ServerTls>),
     epmd_port: u16,
     dist_port: u16,
 ) -> Result<Vec<(&'static str, OsString)>> {
@@ -300,12 +307,20 @@ fn configure(
         fs::write(&path, text)?;
         Ok(path.into())
     };
-    let configuration = format!(
+    let mut configuration = format!(
         "listeners.tcp.1 = 127.0.0.1:{}\n\
          management.tcp.ip = 127.0.0.1\n\
          management.tcp.port = {}\n",
         ports.amqp, ports.management
     );
+    let mut plugins = "[rabbitmq_management].\n";
+    if let (Some(port), Some(tls)) = (ports.tls, tls) {
+        for (name, text) in tls.files() {
+            file(name, text)?;
+        }
+        configuration += &tls.configuration(&format!("127.0.0.1:{port}"), &directory.display().to_string());
+        plugins = ServerTls::PLUGINS;
+    }
     let text = |text: String| OsString::from(text);
     let below = |name: &str| OsString::from(directory.join(name));
     fs::create_dir(directory.join("conf.d"))?;
@@ -315,7 +330,7 @@ fn configure(
         ("RABBITMQ_CONFIG_FILE", file("rabbitmq.conf", &configuration)?),
         ("RABBITMQ_CONFIG_FILES", below("conf.d")),
         ("RABBITMQ_ADVANCED_CONFIG_FILE", file("advanced.config", "[].\n")?),
-        ("RABBITMQ_ENABLED_PLUGINS_FILE", file("plugins", "[rabbitmq_management].\n")?),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE", file("plugins", plugins)?),
         ("RABBITMQ_CONF_ENV_FILE", text("/dev/null".to_owned())),
         ("RABBITMQ_MNESIA_BASE", below("data")),
         ("RABBITMQ_LOG_BASE", below("log")),

@@ -19,13 +19,21 @@ const RANGE: Range<u16> = 20_000..30_000;
 pub(super) struct Ports {
     pub(super) amqp: u16,
     pub(super) management: u16,
+    pub(super) tls: Option<u16>,
 }
 
 impl Ports {
     /// The first free ones from those wanted on, or any.
-    pub(super) fn choose(amqp: Option<u16>, management: Option<u16>) -> Result<Ports> {
+    pub(super) fn choose(amqp: Option<u16>, management: Option<u16>, tls: bool) -> Result<Ports> {
         let amqp = free_port(amqp, &[])?;
-        Ok(Ports { amqp, management: free_port(management, &[amqp])? })
+        let management = free_port(management, &[amqp])?;
+        let tls = if tls { Some(free_port(None, &[amqp, management])?) } else { None };
+        Ok(Ports { amqp, management, tls })
+    }
+
+    /// All of them, for who looks for yet another.
+    pub(super) fn taken(&self) -> Vec<u16> {
+        [self.amqp, self.management].into_iter().chain(self.tls).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 use anyhow::{Result, bail};
 
 use super::{
-    Broker,
+    Broker, ServerTls,
     docker::{self, DockerBroker},
     ports::Ports,
 };
@@ -24,12 +24,13 @@ const ATTEMPTS: usize = 5;
 pub struct BrokerBuilder {
     port: Option<u16>,
     management_port: Option<u16>,
+    tls: Option<ServerTls>,
     report: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 impl Default for BrokerBuilder {
     fn default() -> BrokerBuilder {
-        BrokerBuilder { port: None, management_port: None, report: Box::new(|_| ()) }
+        BrokerBuilder { port: None, management_port: None, tls: None, report: Box::new(|_| ()) }
     }
 }
 
@@ -50,6 +51,12 @@ impl BrokerBuilder {
     /// Offer the management page on the first free port from this one on.
     pub fn management_port_from(mut self, port: u16) -> BrokerBuilder {
         self.management_port = Some(port);
+        self
+    }
+
+    /// Speak TLS, too, on a port of its own.
+    pub fn tls(mut self, tls: ServerTls) -> BrokerBuilder {
+        self.tls = Some(tls);
         self
     }
 
@@ -90,8 +97,8 @@ impl BrokerBuilder {
     async fn in_docker(&self) -> Result<Broker> {
         let mut attempt = 1;
         let (broker, ports) = loop {
-            let ports = Ports::choose(self.port, self.management_port)?;
-            match DockerBroker::start(ports, &*self.report).await {
+            let ports = Ports::choose(self.port, self.management_port, self.tls.is_some())?;
+            match DockerBroker::start(ports, self.tls.as_ref(), &*self.report).await {
                 Ok(broker) => break (broker, ports),
                 Err(error) if docker::is_port_taken(&error) && attempt < ATTEMPTS => attempt += 1,
                 Err(error) => return Err(error),
@@ -116,8 +123,8 @@ impl BrokerBuilder {
         };
         let mut attempt = 1;
         loop {
-            let ports = Ports::choose(self.port, self.management_port)?;
-            let node = NodeBroker::start(commands.clone(), ports, &*self.report).await?;
+            let ports = Ports::choose(self.port, self.management_port, self.tls.is_some())?;
+            let node = NodeBroker::start(commands.clone(), ports, self.tls.as_ref(), &*self.report).await?;
             let broker = Broker::own(node, "localhost".to_owned(), ports);
             match broker.ready().await {
                 Ok(()) => return Ok(broker),

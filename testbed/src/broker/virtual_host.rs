@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -48,6 +48,13 @@ impl<'broker> VirtualHost<'broker> {
     pub fn url(&self) -> String {
         let VirtualHost { name, password, broker } = self;
         format!("amqp://{name}:{password}@{}:{}/{name}", broker.host, broker.port)
+    }
+
+    /// The same with TLS; an error if the broker does not speak it.
+    pub fn tls_url(&self) -> Result<String> {
+        let VirtualHost { name, password, broker } = self;
+        let port = broker.tls_port.context("this broker speaks no TLS")?;
+        Ok(format!("amqps://{name}:{password}@{}:{port}/{name}", broker.host))
     }
 
     /// Its name, and its user's.

@@ -7,14 +7,14 @@ use amqprs::{
     channel::{BasicPublishArguments, ExchangeDeclareArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs};
+use common::{ConnectionManager, Result, cli};
 
 /// Publishes a log message to the receivers whose binding key fits its routing key.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin emit_log_topic -- kern.critical A critical kernel error")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// The routing key: words with dots between them, such as kern.critical
     #[arg(default_value = "anonymous.info")]
@@ -27,7 +27,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let (key, message) = (args.key, args.words.join(" "));
 

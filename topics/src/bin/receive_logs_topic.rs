@@ -4,14 +4,14 @@
 
 use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli::BrokerArgs};
+use common::{ConnectionManager, Result, Setup, cli};
 
 /// Prints the log messages that fit some binding keys until Ctrl-C.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin receive_logs_topic -- \"kern.*\" \"*.critical\" (with the quotes)")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// What to print: `*` stands for one word, `#` for any number
     #[arg(required = true, value_name = "BINDING_KEY")]
@@ -20,7 +20,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

@@ -5,14 +5,14 @@
 
 use amqprs::{BasicProperties, DELIVERY_MODE_PERSISTENT, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs, quorum_queue};
+use common::{ConnectionManager, Result, cli, quorum_queue};
 
 /// Sends a task to the workers; each dot is a second of work.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin new_task -- A task of three seconds...")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// The task's text
     #[arg(default_value = "Hello World!")]
@@ -21,7 +21,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let message = args.words.join(" ");
 

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli::BrokerArgs, quorum_queue};
+use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
 
 /// Works on tasks until Ctrl-C: one second for each dot.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin worker (in two terminals)")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

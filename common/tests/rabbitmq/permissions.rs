@@ -1,0 +1,65 @@
+//! A user of limited rights, in somebody else's virtual host.
+
+use amqprs::channel::{
+    BasicConsumeArguments, BasicGetArguments, BasicPublishArguments, ExchangeDeclareArguments, QueueBindArguments,
+    QueueDeclareArguments,
+};
+use anyhow::{Result, ensure};
+use common::{ConnectionManager, Error};
+use serde_json::json;
+use testbed::Broker;
+
+use crate::{Bench, consume, expect_in, plain, queue, to};
+
+/// Refused with 403, naming the right that is missing; and the channel goes on.
+fn lacks<T>(right: &str, what: &str, outcome: Result<T, Error>) -> Result<()> {
+    let Err(error) = outcome else { anyhow::bail!("{what} is allowed") };
+    let text = error.to_string();
+    ensure!(matches!(error, Error::Closed { code: 403, .. }), "{what}: {text}");
+    ensure!(text.contains("ACCESS_REFUSED") && text.contains(&format!("lacks the right `{right}`")), "{what}: {text}");
+    ensure!(text.contains("set_permissions"), "{what}: {text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_right_is_named() -> Result<()> {
+    let owner = Bench::new().await?;
+    let visitor = Broker::shared().await?.virtual_host().await?;
+    let own = json!({"configure": "^own", "write": "^own", "read": "^own"});
+    owner.host.put(&format!("/api/permissions/{{vhost}}/{}", visitor.name()), own).await?;
+    owner.channel().await?.queue_declare(queue("theirs")).await?;
+
+    let url = visitor.url().replace(&format!("/{}", visitor.name()), &format!("/{}", owner.host.name()));
+    // The user is in the URL, too, behind two slashes.
+    let url = url.replace(&format!("//{}", owner.host.name()), &format!("//{}", visitor.name()));
+    let connections = ConnectionManager::new(url.parse()?);
+    let channel = connections.channel("test").await?;
+    lacks("configure", "a declaration", channel.queue_declare(queue("new")).await)?;
+    let exchange = ExchangeDeclareArguments::new("new", "fanout");
+    lacks("configure", "an exchange", channel.exchange_declare(exchange).await)?;
+    let foreign = BasicPublishArguments::new("amq.direct", "key");
+    lacks("write", "a message", channel.publish(foreign, plain(), "x").await)?;
+    lacks("read", "consuming", channel.consume(|_| async { Ok(BasicConsumeArguments::new("theirs", "")) }).await)?;
+    lacks("read", "fetching", channel.get(BasicGetArguments::new("theirs")).await)?;
+
+    // What is allowed works, on the same channel.
+    channel.queue_declare(queue("own")).await?;
+    channel.exchange_declare(ExchangeDeclareArguments::new("own", "fanout")).await?;
+    channel.queue_bind(QueueBindArguments::new("own", "own", "")).await?;
+    channel.publish(BasicPublishArguments::new("own", ""), plain(), "mine").await?;
+    expect_in(&channel, "own", "mine").await?;
+    Ok(connections.close_all().await?)
+}
+
+#[tokio::test]
+async fn a_queue_that_another_consumer_has_for_itself_is_no_missing_right() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    channel.queue_declare(QueueDeclareArguments::durable_client_named("q")).await?;
+    let exclusive = |_| async { Ok(BasicConsumeArguments::new("q", "").exclusive(true).finish()) };
+    let _first = channel.consume(exclusive).await?;
+    let error = consume(&channel, "q", false).await.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(error.contains("403") && error.contains("another consumer has it for itself alone"), "{error}");
+    channel.publish(to("q"), plain(), "x").await?;
+    Ok(())
+}

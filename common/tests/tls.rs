@@ -1,0 +1,338 @@
+//! TLS with a real RabbitMQ: whom we trust, who we are, and what is said when one of them is wrong.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use amqprs::{
+    BasicProperties,
+    channel::{BasicConsumeArguments, BasicGetArguments, BasicPublishArguments, QueueDeclareArguments},
+};
+use anyhow::{Context, Result, ensure};
+use common::{ConnectOptions, ConnectionManager, Error, Setup};
+use serde_json::json;
+use tempfile::TempDir;
+use testbed::{Authority, Broker, Identity, ServerTls};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::OnceCell,
+    task::JoinSet,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
+
+/// A broker that shows a certificate for `localhost`, and the files that its clients need.
+struct Stage {
+    broker: Broker,
+    authority: Authority,
+    files: TempDir,
+}
+
+impl Stage {
+    async fn start(client_certificates: bool) -> Result<Self> {
+        let authority = Authority::new("the test's authority")?;
+        let identity = authority.server(&["localhost"])?;
+        let tls = ServerTls { identity, authority: authority.certificate().into(), client_certificates };
+        let stage = Self { broker: Broker::builder().tls(tls).start().await?, authority, files: TempDir::new()? };
+        stage.write("ca.pem", stage.authority.certificate())?;
+        stage.write("other-ca.pem", Authority::new("somebody else")?.certificate())?;
+        Ok(stage)
+    }
+
+    /// The one that asks no client for a certificate.
+    async fn open() -> Result<&'static Self> {
+        static STAGE: OnceCell<Stage> = OnceCell::const_new();
+        STAGE.get_or_try_init(|| Self::start(false)).await
+    }
+
+    /// The one that lets in nobody without a certificate.
+    async fn guarded() -> Result<&'static Self> {
+        static STAGE: OnceCell<Stage> = OnceCell::const_new();
+        STAGE.get_or_try_init(|| Self::start(true)).await
+    }
+
+    /// Writes a file and gives back its name, as it stands in a URL.
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.files.path().join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.files.path().join(name).display().to_string()
+    }
+}
+
+async fn connect(url: &str) -> Result<(), Error> {
+    let connections = ConnectionManager::new(url.parse()?);
+    connections.channel("test").await?;
+    connections.close_all().await
+}
+
+/// Sends a message and fetches it.
+async fn round_trip(url: &str) -> Result<()> {
+    let connections = ConnectionManager::new(url.parse()?);
+    let channel = connections.channel("test").await?;
+    let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?.name;
+    channel.publish(BasicPublishArguments::new("", &queue), BasicProperties::default(), "through TLS").await?;
+    let message = channel.get(BasicGetArguments::new(&queue)).await?.context("the queue is empty")?;
+    ensure!(message.text() == "through TLS");
+    message.ack().await?;
+    Ok(connections.close_all().await?)
+}
+
+/// The error has all of these words, and comes in time.
+async fn fails(url: &str, words: &[&str]) -> Result<()> {
+    let began = Instant::now();
+    let error = connect(url).await.err().with_context(|| format!("{url} connects"))?.to_string();
+    println!("{url}\n    {error}");
+    for word in words {
+        ensure!(error.contains(word), "{url}: no {word:?} in: {error}");
+    }
+    ensure!(!error.contains('\n'), "more than one line: {error}");
+    ensure!(began.elapsed() < Duration::from_secs(11), "{url} took {:?}", began.elapsed());
+    Ok(())
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+#[tokio::test]
+async fn the_authority_comes_from_a_file_a_directory_or_the_url_itself() -> Result<()> {
+    let stage = Stage::open().await?;
+    let host = stage.broker.virtual_host().await?;
+    let url = host.tls_url()?;
+    let directory = TempDir::new()?;
+    fs::write(directory.path().join("2c543cd1.0"), stage.authority.certificate())?;
+    fs::write(directory.path().join("README"), "no certificate")?;
+    for parameter in [
+        format!("cafile={}", stage.path("ca.pem")),
+        format!("capath={}", directory.path().display()),
+        format!("cadata={}", encoded(stage.authority.certificate())),
+        format!("cafile={}&cadata={}", stage.path("other-ca.pem"), encoded(stage.authority.certificate())),
+        "no_verify_ssl=1".into(),
+    ] {
+        round_trip(&format!("{url}?{parameter}")).await.with_context(|| parameter.clone())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_in_the_url_is_the_connections_name() -> Result<()> {
+    let stage = Stage::open().await?;
+    let host = stage.broker.virtual_host().await?;
+    let url = format!("{}?cafile={}&name=the%20till", host.tls_url()?, stage.path("ca.pem"));
+    let connections = ConnectionManager::new(url.parse()?);
+    connections.channel("test").await?;
+    let listed = stage.broker.rabbitmqctl(&["-q", "list_connections", "user", "ssl", "client_properties"]).await?;
+    let own = listed.lines().find(|line| line.starts_with(host.name())).context("no connection")?;
+    ensure!(own.contains("true") && own.contains("the till"), "{own}");
+    Ok(connections.close_all().await?)
+}
+
+#[tokio::test]
+async fn a_consumer_over_tls_goes_on_after_a_loss() -> Result<()> {
+    let stage = Stage::open().await?;
+    let host = stage.broker.virtual_host().await?;
+    let url = format!("{}?cafile={}", host.tls_url()?, stage.path("ca.pem"));
+    let connections = ConnectionManager::new(url.parse()?);
+    let channel = connections.channel("test").await?;
+    let subscribe = |channel: Setup| async move {
+        channel.queue_declare(QueueDeclareArguments::durable_client_named("q")).await?;
+        Ok(BasicConsumeArguments::new("q", ""))
+    };
+    let mut messages = channel.consume(subscribe).await?;
+    host.close_all_connections().await?;
+    channel.publish_at_least_once(BasicPublishArguments::new("", "q"), BasicProperties::default(), "again").await?;
+    let message = messages.next().await?.context("the stream ended")?;
+    ensure!(message.text() == "again");
+    message.ack().await?;
+    Ok(connections.close_all().await?)
+}
+
+#[tokio::test]
+async fn files_are_read_again_for_each_connection() -> Result<()> {
+    let stage = Stage::open().await?;
+    let host = stage.broker.virtual_host().await?;
+    let file = stage.write("renewed.pem", &fs::read_to_string(stage.path("other-ca.pem"))?)?;
+    let url = format!("{}?cafile={}&fail_fast=0", host.tls_url()?, file.display());
+    let connections = ConnectionManager::new(url.parse()?);
+    let waiting = tokio::spawn({
+        let connections = connections.clone();
+        async move { connections.channel("test").await.map(drop) }
+    });
+    let once = url.replace("&fail_fast=0", "");
+    fails(&once, &["cafile"]).await?;
+    fs::copy(stage.path("ca.pem"), &file)?;
+    waiting.await??;
+    Ok(connections.close_all().await?)
+}
+
+#[tokio::test]
+async fn each_wrong_certificate_of_the_broker_is_an_error_that_says_what_to_do() -> Result<()> {
+    let stage = Stage::open().await?;
+    let host = stage.broker.virtual_host().await?;
+    let url = host.tls_url()?;
+    let ca = stage.path("ca.pem");
+    let by_address = url.replace("@localhost:", "@127.0.0.1:");
+    fails(&format!("{url}?cafile={}", stage.path("other-ca.pem")), &["not trusted here", "`cafile`"]).await?;
+    // Without a parameter, by what this system trusts.
+    fails(&url, &["`cafile`"]).await?;
+    fails(&format!("{by_address}?cafile={ca}"), &["is for `localhost` and not for `127.0.0.1`"]).await?;
+
+    // The broker behind other certificates than its own.
+    let localhost = ["localhost", "127.0.0.1"];
+    let expired = front(&stage.authority.expired_server(&localhost)?, stage.broker.port()).await?;
+    let its_own = Identity::self_signed_server(&localhost)?;
+    let own_file = stage.write("self-signed.pem", &its_own.certificate)?;
+    let self_signed = front(&its_own, stage.broker.port()).await?;
+    let good = front(&stage.authority.server(&localhost)?, stage.broker.port()).await?;
+    let at = |port: u16| format!("amqps://{}:{}@localhost:{port}/{}", host.name(), host.password(), host.name());
+    fails(&format!("{}?cafile={ca}", at(expired)), &["has expired", "renewed"]).await?;
+    fails(&format!("{}?cafile={ca}", at(self_signed)), &["signed by itself", "`cafile`"]).await?;
+    round_trip(&format!("{}?cafile={}", at(self_signed), own_file.display())).await?;
+    round_trip(&format!("{}?cafile={ca}", at(good))).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn tls_and_no_tls_that_meet_are_told_apart() -> Result<()> {
+    let stage = Stage::open().await?;
+    let host = stage.broker.virtual_host().await?;
+    let (plain, tls) = (stage.broker.port(), stage.broker.tls_port().context("a port for TLS")?);
+    let management = stage.broker.management_url().and_then(|url| url.rsplit_once(':')).context("a page")?.1;
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let silent = silent.local_addr()?.port();
+    let ca = stage.path("ca.pem");
+    let marked = host.password();
+    let amqps = |port: &str| format!("amqps://u:{marked}@localhost:{port}?cafile={ca}");
+    fails(&amqps(&plain.to_string()), &["speaks there without TLS", "use amqp://", "5671"]).await?;
+    fails(&format!("amqp://u:{marked}@localhost:{tls}"), &["expects TLS", "use amqps://"]).await?;
+    fails(&amqps(management), &["does not speak TLS", "5671"]).await?;
+    fails(&format!("{}&connection_timeout=0.5", amqps(&silent.to_string())), &["no answer within 0.5 s", "5671"])
+        .await?;
+    // The right port and the wrong user: as without TLS.
+    fails(&amqps(&tls.to_string()), &["refused the connection", "check user `u` and its password"]).await
+}
+
+#[tokio::test]
+async fn a_broker_that_wants_a_certificate_gets_one_or_says_so() -> Result<()> {
+    let stage = Stage::guarded().await?;
+    let host = stage.broker.virtual_host().await?;
+    let url = format!("{}?cafile={}", host.tls_url()?, stage.path("ca.pem"));
+    let files = |identity: &Identity, name: &str| -> Result<String> {
+        let certificate = stage.write(&format!("{name}.pem"), &identity.certificate)?;
+        let key = stage.write(&format!("{name}.key"), &identity.key)?;
+        Ok(format!("certfile={}&keyfile={}", certificate.display(), key.display()))
+    };
+    fails(&url, &["certificate of the client", "`certfile` and `keyfile`"]).await?;
+    let foreign = files(&Authority::new("somebody else")?.client("till")?, "foreign")?;
+    fails(&format!("{url}&{foreign}"), &["does not accept the client's certificate"]).await?;
+
+    let till = stage.authority.client("till")?;
+    let good = files(&till, "till")?;
+    round_trip(&format!("{url}&{good}")).await?;
+    let both = stage.write("both.pem", &format!("{}{}", till.certificate, till.key))?;
+    round_trip(&format!("{url}&certfile={}", both.display())).await?;
+
+    // EXTERNAL: the user is the certificate's common name, and the URL's user and password are nobody's.
+    let external = format!("{url}&{good}&auth_mechanism=external").replace(host.password(), "unused");
+    fails(&external, &["refused the connection", "a user by the name in the client certificate"]).await?;
+    host.put("/api/users/till", json!({"password_hash": "", "tags": ""})).await?;
+    host.put("/api/permissions/{vhost}/till", json!({"configure": ".*", "write": ".*", "read": ".*"})).await?;
+    round_trip(&external).await
+}
+
+#[tokio::test]
+async fn external_without_the_brokers_consent_says_what_to_enable() -> Result<()> {
+    let stage = Stage::open().await?;
+    let client = stage.authority.client("till")?;
+    let both = stage.write("unwanted.pem", &format!("{}{}", client.certificate, client.key))?;
+    let host = stage.broker.virtual_host().await?;
+    let parameters = format!("cafile={}&certfile={}&auth_mechanism=external", stage.path("ca.pem"), both.display());
+    // It does not ask for the certificate.
+    let url = format!("{}?{parameters}", host.tls_url()?);
+    fails(&url, &["refused", "a user by the name in the client certificate", "verify_peer"]).await?;
+    // It does not offer EXTERNAL: on its port without TLS it never does.
+    let behind_tls = front(&stage.authority.server(&["localhost"])?, stage.broker.port()).await?;
+    let url = format!("amqps://localhost:{behind_tls}/{}?{parameters}", host.name());
+    fails(&url, &["refused", "rabbitmq_auth_mechanism_ssl", "auth_mechanisms"]).await
+}
+
+#[test]
+fn a_wrong_file_is_an_error_before_anything_is_dialled() -> Result<()> {
+    let directory = TempDir::new()?;
+    let authority = Authority::new("the test's authority")?;
+    let (one, other) = (authority.client("one")?, authority.client("other")?);
+    let write = |name: &str, text: &str| -> Result<String> {
+        let path = directory.path().join(name);
+        fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    };
+    let certificate = write("one.pem", &one.certificate)?;
+    let other_key = write("other.key", &other.key)?;
+    let encrypted = write("encrypted.key", &one.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"))?;
+    let broken = write("broken.pem", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n")?;
+    let nonsense = write("nonsense.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")?;
+    let bad_key = write("bad.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")?;
+    let folder = directory.path().display().to_string();
+    for (parameters, words) in [
+        (format!("certfile={certificate}&keyfile={other_key}"), ["`keyfile`", "not the key of the certificate"]),
+        (format!("certfile={certificate}&keyfile={encrypted}"), ["is encrypted", "openssl pkey"]),
+        (format!("certfile={certificate}&keyfile={bad_key}"), ["`keyfile`", "RSA, ECDSA or Ed25519"]),
+        (format!("certfile={certificate}&keyfile={certificate}"), ["`keyfile`", "there is no private key in it"]),
+        (format!("certfile={certificate}"), ["`certfile`", "there is no private key in it"]),
+        (format!("certfile={other_key}"), ["`certfile`", "there is no certificate in it"]),
+        (format!("certfile={nonsense}&keyfile={other_key}"), ["`certfile`", "broken"]),
+        (format!("cafile={broken}"), ["`cafile`", "broken PEM"]),
+        (format!("cafile={nonsense}"), ["`cafile`", "broken"]),
+        (format!("cafile={folder}"), ["`cafile`", "a PEM file that this program may read"]),
+        (format!("cafile={folder}/missing.pem"), ["missing.pem", "a PEM file that this program may read"]),
+        (
+            format!("cadata={}", encoded("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")),
+            ["`cadata`", "PEM"],
+        ),
+    ] {
+        let error =
+            format!("amqps://u:s3cret@h?{parameters}").parse::<ConnectOptions>().expect_err(&parameters).to_string();
+        println!("{error}");
+        ensure!(words.iter().all(|word| error.contains(word)), "{parameters}: {error}");
+        ensure!(!error.contains("s3cret") && !error.contains("AAAA") && !error.contains('\n'), "{error}");
+    }
+    Ok(())
+}
+
+/// A port at which the broker's other port is reached through TLS with this certificate.
+async fn front(identity: &Identity, broker: u16) -> Result<u16> {
+    let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        let mut visitors = JoinSet::new();
+        while let Ok((visitor, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            visitors.spawn(async move {
+                let mut visitor = acceptor.accept(visitor).await?;
+                let mut broker = TcpStream::connect(("127.0.0.1", broker)).await?;
+                tokio::io::copy_bidirectional(&mut visitor, &mut broker).await
+            });
+        }
+    });
+    Ok(port)
+}
