@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs, rpc::JsonRpcClient};
+use common::{ConnectionManager, Result, cli, rpc::JsonRpcClient};
 use serde_json::{Map, Value};
 
 /// Calls a function and prints its result.
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 #[command(after_help = "Example: cargo run -p rpc --example json_rpc_client -- multiply '{\"x\":6,\"y\":7}'")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// The function's name
     method: String,
@@ -29,7 +29,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use common::{ConnectionManager, RemoteError, Result, cli::BrokerArgs, rpc::JsonRpcServer};
+use common::{ConnectionManager, RemoteError, Result, cli, rpc::JsonRpcServer};
 use serde::Deserialize;
 
 /// Offers the functions multiply {x, y}, divide {x, y} and sleep {seconds} until Ctrl-C.
@@ -13,12 +13,12 @@ use serde::Deserialize;
 #[command(after_help = "Example: cargo run -p rpc --example json_rpc_server")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

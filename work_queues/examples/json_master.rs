@@ -3,7 +3,7 @@
 //!     cargo run -p work_queues --example json_master -- resize '{"picture":"cat.png"}'
 
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs, tasks::Master};
+use common::{ConnectionManager, Result, cli, tasks::Master};
 use serde_json::{Map, Value};
 
 /// Hands out tasks: one for each JSON object.
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 #[command(after_help = "Example: cargo run -p work_queues --example json_master -- resize '{\"picture\":\"cat.png\"}'")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// The queue, which a worker has declared
     queue: String,
@@ -23,7 +23,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, QueueDeclareArguments};
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, Setup, cli::BrokerArgs, tasks::Worker};
+use common::{ConnectionManager, Error, Result, Setup, cli, tasks::Worker};
 use serde_json::Value;
 
 /// Prints tasks until Ctrl-C.
@@ -12,7 +12,7 @@ use serde_json::Value;
 #[command(after_help = "Example: cargo run -p work_queues --example json_worker -- resize")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// The queue; it is declared durable
     queue: String,
@@ -24,7 +24,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);
