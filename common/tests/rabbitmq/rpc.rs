@@ -185,12 +185,17 @@ async fn a_lost_connection_ends_all_calls(replies: Replies) -> Result<()> {
 async fn a_request_without_reply_to_gets_no_reply_and_a_vanished_client_does_no_harm() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    serve(&channel).await?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = RpcServer::new(&channel, requests).await?;
+    let serving = tokio::spawn(server.serve_until(double, async { drop(stopped.await) }));
     channel.publish(to("double"), plain(), "1").await?;
     let gone = amqprs::BasicProperties::default().with_reply_to("amq.gen-gone").with_correlation_id("x").finish();
     channel.publish(to("double"), gone, "1").await?;
     let client = RpcClient::new(&channel).await?;
     ensure!(client.call("double", "21", PATIENCE).await?.text() == "42");
+    // All are acknowledged when it has ended.
+    drop(stop);
+    serving.await??;
     bench.connections.close_all().await?;
     let again = common::ConnectionManager::new(bench.host.url().parse()?);
     expect_empty(&again.channel("look").await?, "double").await
