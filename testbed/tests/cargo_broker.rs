@@ -18,14 +18,19 @@ fn broker(arguments: &[&str]) -> Running {
         .unwrap()
 }
 
-/// Waits until it is ready and gives back the URL it names.
-async fn url(broker: &mut Running) -> String {
+/// Waits for the line that begins like this and gives back the rest of it.
+async fn rest_of(broker: &mut Running, beginning: &str) -> String {
     loop {
         let line = broker.line().await.unwrap();
-        if let Some(url) = line.trim().strip_prefix("export AMQP_URL=") {
-            return url.to_owned();
+        if let Some(rest) = line.trim().strip_prefix(beginning) {
+            return rest.to_owned();
         }
     }
+}
+
+/// Waits until it is ready and gives back the URL it names.
+async fn url(broker: &mut Running) -> String {
+    rest_of(broker, "export AMQP_URL=").await
 }
 
 #[tokio::test]
@@ -45,6 +50,18 @@ async fn it_names_the_next_free_port_and_ctrl_c_leaves_nothing() {
     assert!(stdout.contains(&format!("--url {url}")), "{stdout}");
     assert!(stdout.contains("Management page: http://localhost:"), "{stdout}");
     assert_eq!(left::of(id), "");
+}
+
+#[tokio::test]
+async fn it_says_how_to_look_into_it() {
+    let mut broker = broker(&["--port", "24000"]);
+    let alias = rest_of(&mut broker, "alias rabbitmqctl=").await;
+    let command = format!("{} --quiet status", alias.trim_matches('\''));
+    let status = Program::new("sh").args(["-c", &command]).deadline(Duration::from_secs(60)).run().await.unwrap();
+    assert_eq!(status.code, Some(0), "{status:?}");
+    assert!(status.stdout.contains("RabbitMQ version: "), "{status:?}");
+    broker.interrupt().unwrap();
+    assert_eq!(broker.wait().await.unwrap().code, Some(0));
 }
 
 #[tokio::test]

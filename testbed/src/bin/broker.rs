@@ -64,9 +64,16 @@ async fn greeting(broker: &Broker) -> Result<String> {
     let mut text = format!(
         "RabbitMQ {version} is ready.\n\n  \
            --url {url}\n  \
-           export AMQP_URL={url}\n\n\
-         The first is an argument for one program, the second is for all in a terminal.\n"
+           export AMQP_URL={url}\n"
     );
+    let rabbitmqctl = broker.rabbitmqctl_command();
+    if let Some(command) = &rabbitmqctl {
+        text += &format!("  alias rabbitmqctl='{command}'\n");
+    }
+    text += "\nThe first is an argument for one program, the second is for all in a terminal.\n";
+    if rabbitmqctl.is_some() {
+        text += "The third lets you look into this RabbitMQ, as with `rabbitmqctl list_queues`.\n";
+    }
     if let Some(page) = broker.management_url() {
         text += &format!("Management page: {page} (user guest, password guest)\n");
     }

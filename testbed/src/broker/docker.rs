@@ -145,6 +145,10 @@ impl Machinery for DockerBroker {
         last_words(&text)
     }
 
+    fn rabbitmqctl_command(&self) -> Option<String> {
+        Some(format!("docker exec {} rabbitmqctl", self.name))
+    }
+
     async fn rabbitmqctl(&self, arguments: &[&str]) -> Result<String> {
         let command = ["rabbitmqctl"].iter().chain(arguments);
         let run = ExecConfig {

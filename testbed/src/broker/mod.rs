@@ -47,6 +47,9 @@ trait Machinery: Send + Sync {
     async fn rabbitmqctl(&self, _arguments: &[&str]) -> Result<String> {
         not_ours()
     }
+    fn rabbitmqctl_command(&self) -> Option<String> {
+        None
+    }
     async fn stop(&self) -> Result<()> {
         not_ours()
     }
@@ -149,6 +152,11 @@ impl Broker {
     /// Runs `rabbitmqctl` on this broker and gives back what it prints. Takes a second or two.
     pub async fn rabbitmqctl(&self, arguments: &[&str]) -> Result<String> {
         self.machinery.rabbitmqctl(arguments).await
+    }
+
+    /// What to type in a shell for the `rabbitmqctl` of this broker; unknown for a broker that was found.
+    pub fn rabbitmqctl_command(&self) -> Option<String> {
+        self.machinery.rabbitmqctl_command()
     }
 
     /// Stops it in good order. What is durable is there again after [`Broker::start_again`].

@@ -7,9 +7,12 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Permissions},
     net::TcpStream,
-    os::unix::{fs::DirBuilderExt, process::CommandExt},
+    os::unix::{
+        fs::{DirBuilderExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -122,6 +125,7 @@ impl NodeBroker {
         taken.push(epmd_port);
         let dist_port = free_port(None, &taken)?;
         let environment = configure(&directory, &name, (ports, tls), epmd_port, dist_port)?;
+        write_rabbitmqctl(&directory, &commands, &environment)?;
         let mut broker =
             NodeBroker { commands, environment, node: Mutex::new(None), epmd: None, guard: Some(guard), directory };
         broker.start_epmd(epmd_port).await?;
@@ -252,13 +256,13 @@ impl Machinery for NodeBroker {
         self.runs()
     }
 
+    fn rabbitmqctl_command(&self) -> Option<String> {
+        Some(self.directory.join("rabbitmqctl").display().to_string())
+    }
+
     async fn rabbitmqctl(&self, arguments: &[&str]) -> Result<String> {
-        let program = self.commands.directory.join("rabbitmqctl");
-        let mut command = Command::new(program);
-        self.environment_for(&mut command);
-        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut command = tokio::process::Command::from(command);
-        let output = command.kill_on_drop(true).output().await?;
+        let mut command = tokio::process::Command::new(self.directory.join("rabbitmqctl"));
+        let output = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output().await?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             bail!(
@@ -344,6 +348,17 @@ fn configure(
         // The script then becomes the node instead of watching over it: one process for our signals.
         ("RUNNING_UNDER_SYSTEMD", text("true".to_owned())),
     ])
+}
+
+/// Writes a script that is the `rabbitmqctl` of this node, for us and for people.
+fn write_rabbitmqctl(directory: &Path, commands: &Commands, environment: &[(&str, OsString)]) -> Result<()> {
+    let quoted = |text: &OsStr| format!("'{}'", text.to_string_lossy().replace('\'', r"'\''"));
+    let variables: String = environment.iter().map(|(name, value)| format!(" {name}={}", quoted(value))).collect();
+    let program = quoted(commands.directory.join("rabbitmqctl").as_os_str());
+    let script = format!("#!/bin/sh\nexec env -i PATH=\"$PATH\" LANG=C.UTF-8{variables} {program} \"$@\"\n");
+    let path = directory.join("rabbitmqctl");
+    fs::write(&path, script)?;
+    Ok(fs::set_permissions(path, Permissions::from_mode(0o700))?)
 }
 
 /// A process with all that it starts; killed when dropped.
