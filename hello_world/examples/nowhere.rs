@@ -1,0 +1,34 @@
+//! Chapter 1, what goes wrong: sends to a queue that does not exist.
+//!
+//!     cargo run --example nowhere -- --mandatory
+
+use amqprs::{BasicProperties, channel::BasicPublishArguments};
+use clap::Parser;
+use common::{ConnectionManager, Result, cli::BrokerArgs};
+
+/// Sends "Hello World!" to the queue `helo`, which nobody declares.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --example nowhere -- --mandatory")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+
+    /// Have the broker send the message back when no queue takes it
+    #[arg(long)]
+    mandatory: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("nowhere").await?;
+
+    let to = BasicPublishArguments::new("", "helo").mandatory(args.mandatory).finish();
+    channel.publish(to, BasicProperties::default(), "Hello World!").await?;
+    println!(" [x] Sent 'Hello World!'");
+
+    connections.close_all().await
+}

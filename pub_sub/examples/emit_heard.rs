@@ -1,0 +1,37 @@
+//! Chapter 3, exercise 1: publishes a log message, and fails if nobody listens.
+//!
+//!     cargo run --example emit_heard
+
+use amqprs::{
+    BasicProperties,
+    channel::{BasicPublishArguments, ExchangeDeclareArguments},
+};
+use clap::Parser;
+use common::{ConnectionManager, Error, Result, cli::BrokerArgs};
+
+/// Publishes a log message that somebody should hear.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --example emit_heard")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("emit_heard").await?;
+    channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await?;
+
+    let to = BasicPublishArguments::new("logs", "").mandatory(true).finish();
+    match channel.publish(to, BasicProperties::default(), "info: Can you hear me?").await {
+        Ok(()) => println!(" [x] Somebody hears us"),
+        Err(Error::Unroutable(returned)) => println!(" [.] Nobody hears us: {} {}", returned.code, returned.text),
+        Err(other) => return Err(other),
+    }
+
+    connections.close_all().await
+}

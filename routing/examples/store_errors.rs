@@ -1,0 +1,43 @@
+//! Chapter 4, exercise 2: keeps the errors in a queue that stays, and shares them among all who run this program.
+//!
+//!     cargo run --example store_errors
+
+use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, ExchangeDeclareArguments, QueueBindArguments};
+use clap::Parser;
+use common::{ConnectionManager, Result, Setup, cli::BrokerArgs, quorum_queue};
+
+/// Takes errors out of the queue `errors` until Ctrl-C.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --example store_errors")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("store_errors").await?;
+
+    let mut errors = channel.consume(subscribe).await?;
+    println!(" [*] Waiting for errors. To exit press CTRL+C");
+
+    while let Some(error) = errors.next().await? {
+        println!(" [x] {}:{}", error.routing_key, error.text());
+        error.ack().await?;
+    }
+    Ok(())
+}
+
+/// Binds one queue for all of us. Runs again after every loss of the connection.
+async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+    channel.exchange_declare(ExchangeDeclareArguments::new("direct_logs", "direct")).await?;
+    channel.queue_declare(quorum_queue("errors")).await?;
+    channel.queue_bind(QueueBindArguments::new("errors", "direct_logs", "error")).await?;
+    channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
+
+    Ok(BasicConsumeArguments::new("errors", ""))
+}

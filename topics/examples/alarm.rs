@@ -1,0 +1,46 @@
+//! Chapter 5, exercise 3: an exchange behind an exchange. What is critical goes on to everybody who is on call.
+//!
+//!     cargo run --example alarm
+
+use amqprs::channel::{
+    BasicConsumeArguments, ExchangeBindArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments,
+};
+use clap::Parser;
+use common::{ConnectionManager, Result, Setup, cli::BrokerArgs};
+
+/// Prints the critical log messages until Ctrl-C.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --example alarm")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("alarm").await?;
+
+    let mut logs = channel.consume(subscribe).await?;
+    println!(" [*] Waiting for alarms. To exit press CTRL+C");
+
+    while let Some(log) = logs.next().await? {
+        println!(" [x] {}:{}", log.routing_key, log.text());
+    }
+    Ok(())
+}
+
+/// topic_logs ── *.critical ──► alarms (fanout) ──► our queue. Runs again after every loss of the connection.
+async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+    channel.exchange_declare(ExchangeDeclareArguments::new("topic_logs", "topic")).await?;
+    channel.exchange_declare(ExchangeDeclareArguments::new("alarms", "fanout")).await?;
+    channel.exchange_bind(ExchangeBindArguments::new("alarms", "topic_logs", "*.critical")).await?;
+
+    let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
+    channel.queue_bind(QueueBindArguments::new(&queue.name, "alarms", "")).await?;
+
+    Ok(BasicConsumeArguments::new(&queue.name, "").auto_ack(true).finish())
+}

@@ -1,0 +1,30 @@
+//! Chapter 2, what goes wrong: declares the queue `task_queue` with other settings than the lesson does.
+//!
+//!     cargo run --example redeclare
+
+use amqprs::channel::QueueDeclareArguments;
+use clap::Parser;
+use common::{ConnectionManager, Result, cli::BrokerArgs};
+
+/// Declares `task_queue` as a classic queue.
+#[derive(Parser)]
+#[command(after_help = "Example: cargo run --example redeclare")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    args.broker.log_to_stderr();
+
+    let connections = ConnectionManager::new(args.broker.options()?);
+    let channel = connections.channel("redeclare").await?;
+
+    // Durable, too, but without `x-queue-type`: that is a classic queue, unless the virtual host has another default.
+    channel.queue_declare(QueueDeclareArguments::durable_client_named("task_queue")).await?;
+    println!(" [x] Declared");
+
+    connections.close_all().await
+}
