@@ -67,7 +67,7 @@ pub enum Error {
     },
 
     /// The broker ended a consumer, typically because its queue was deleted.
-    #[error("RabbitMQ cancelled the consumer of queue `{queue}`: was the queue deleted?")]
+    #[error("RabbitMQ cancelled the consumer of queue `{queue}` (was the queue deleted?)")]
     Cancelled {
         /// The queue it consumed from.
         queue: String,
