@@ -6,19 +6,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, cli::BrokerArgs, quorum_queue};
+use common::{ConnectionManager, Error, Result, cli, quorum_queue};
 
 /// Sends a message with properties to the queue `hello`.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example described")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

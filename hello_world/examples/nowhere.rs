@@ -4,14 +4,14 @@
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs};
+use common::{ConnectionManager, Result, cli};
 
 /// Sends "Hello World!" to the queue `helo`, which nobody declares.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example nowhere -- --mandatory")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// Have the broker send the message back when no queue takes it
     #[arg(long)]
@@ -20,7 +20,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

@@ -4,19 +4,19 @@
 
 use amqprs::channel::BasicGetArguments;
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs, quorum_queue};
+use common::{ConnectionManager, Result, cli, quorum_queue};
 
 /// Prints one message of the queue `hello`.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example receive_one")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

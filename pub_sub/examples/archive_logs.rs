@@ -4,19 +4,19 @@
 
 use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBindArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli::BrokerArgs, quorum_queue};
+use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
 
 /// Prints all log messages, those that came while it was away, too.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example archive_logs")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

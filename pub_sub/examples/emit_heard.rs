@@ -7,19 +7,19 @@ use amqprs::{
     channel::{BasicPublishArguments, ExchangeDeclareArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, cli::BrokerArgs};
+use common::{ConnectionManager, Error, Result, cli};
 
 /// Publishes a log message that somebody should hear.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example emit_heard")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

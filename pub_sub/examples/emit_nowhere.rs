@@ -4,19 +4,19 @@
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs};
+use common::{ConnectionManager, Result, cli};
 
 /// Publishes to the exchange `lgos`, which nobody declares.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example emit_nowhere")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

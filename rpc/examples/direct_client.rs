@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs, rpc::RpcClient};
+use common::{ConnectionManager, Result, cli, rpc::RpcClient};
 
 /// Asks a server for a Fibonacci number; the answer comes by direct reply-to.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example direct_client -- 30")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// Which Fibonacci number
     #[arg(default_value = "30")]
@@ -21,7 +21,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let n = args.n;
 

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, cli::BrokerArgs, rpc::RpcClient};
+use common::{ConnectionManager, Error, Result, cli, rpc::RpcClient};
 use tokio::task::JoinSet;
 
 /// Asks a server for the first Fibonacci numbers, all at once.
@@ -13,12 +13,12 @@ use tokio::task::JoinSet;
 #[command(after_help = "Example: cargo run --example many_calls")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

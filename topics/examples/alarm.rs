@@ -6,19 +6,19 @@ use amqprs::channel::{
     BasicConsumeArguments, ExchangeBindArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments,
 };
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli::BrokerArgs};
+use common::{ConnectionManager, Result, Setup, cli};
 
 /// Prints the critical log messages until Ctrl-C.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example alarm")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli::BrokerArgs, quorum_queue};
+use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
 
 /// Works on tasks until Ctrl-C, and has more of them sent ahead.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example greedy_worker -- --prefetch 10")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// How many tasks the broker may send before the first is acknowledged; 0 is no limit
     #[arg(long, default_value_t = 10)]
@@ -22,7 +22,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

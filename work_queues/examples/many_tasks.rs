@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use amqprs::{BasicProperties, DELIVERY_MODE_PERSISTENT, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs, quorum_queue};
+use common::{ConnectionManager, Result, cli, quorum_queue};
 
 /// Sends many tasks.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example many_tasks -- 10000")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 
     /// How many
     #[arg(default_value_t = 1000)]
@@ -26,7 +26,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);

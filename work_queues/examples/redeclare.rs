@@ -4,19 +4,19 @@
 
 use amqprs::channel::QueueDeclareArguments;
 use clap::Parser;
-use common::{ConnectionManager, Result, cli::BrokerArgs};
+use common::{ConnectionManager, Result, cli};
 
 /// Declares `task_queue` as a classic queue.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example redeclare")]
 struct Args {
     #[command(flatten)]
-    broker: BrokerArgs,
+    broker: cli::BrokerArgs,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
     let connections = ConnectionManager::new(args.broker.options()?);
