@@ -13,7 +13,7 @@ async fn example(name: &str) -> Result<Program> {
     Ok(Program::new(examples.get(name).with_context(|| format!("no example {name}"))?))
 }
 
-async fn server(host: &VirtualHost<'_>) -> Result<Running> {
+pub async fn server(host: &VirtualHost<'_>) -> Result<Running> {
     let mut server = example("json_rpc_server").await?.url(host.url()).spawn()?;
     server.expect(" [x] Awaiting RPC requests").await?;
     Ok(server)
