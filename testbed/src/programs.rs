@@ -29,7 +29,7 @@ pub async fn build_programs(progress: impl Fn(&str)) -> Result<BTreeMap<String, 
 /// # Errors
 /// As [`build_programs`].
 pub async fn build_examples() -> Result<BTreeMap<String, PathBuf>> {
-    build(&["--examples", "--package", "rpc", "--package", "work_queues"], |_| ()).await
+    build(&["--examples"], |_| ()).await
 }
 
 async fn build(what: &[&str], progress: impl Fn(&str)) -> Result<BTreeMap<String, PathBuf>> {

@@ -1,0 +1,239 @@
+//! The texts cannot drift from the programs: each Rust block stands in them, each command can be run, and prints what
+//! the text shows; each link leads somewhere.
+//!
+//! A failure names file and line. CONTRIBUTING.md says how a text is to be written for this.
+
+mod code;
+mod console;
+mod links;
+mod markdown;
+mod stage;
+mod terminal;
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Error, Result, ensure};
+use futures_util::future::join_all;
+use testbed::{Broker, Program};
+use tokio::sync::Semaphore;
+
+use console::{Command, Console, What};
+use markdown::{Block, Document, documents};
+use stage::Stage;
+
+/// What stands after a fence. A block of another language would not be checked; one that is indented has none.
+const LANGUAGES: [&str; 9] = ["console", "diff", "json", "python", "rust", "sh", "text", "toml", "powershell"];
+
+#[test]
+fn every_rust_block_stands_in_the_programs() -> Result<()> {
+    let mut failures = String::new();
+    for document in documents()? {
+        let sources = code::sources(&document)?;
+        for block in document.blocks.iter().filter(|block| block.language.as_deref() == Some("rust")) {
+            if let Err(error) = code::check(block, &sources) {
+                failures += &format!("\n{}:{}: {error}\n", document.path.display(), block.line);
+            }
+        }
+    }
+    ensure!(failures.is_empty(), "{failures}");
+    Ok(())
+}
+
+#[test]
+fn every_link_and_every_picture_is_there() -> Result<()> {
+    let documents = documents()?;
+    let mut failures = String::new();
+    for document in &documents {
+        for link in &document.links {
+            if let Err(error) = links::check(document, link, &documents) {
+                failures += &format!("\n{}:{}: {}: {error}", document.path.display(), link.line, link.target);
+            }
+        }
+    }
+    ensure!(failures.is_empty(), "{failures}");
+    Ok(())
+}
+
+#[test]
+fn every_code_block_says_what_it_is() -> Result<()> {
+    let mut failures = String::new();
+    for document in documents()? {
+        for block in &document.blocks {
+            let language = block.language.as_deref().unwrap_or("indented");
+            if !LANGUAGES.contains(&language) {
+                let (path, line) = (document.path.display(), block.line);
+                failures += &format!("\n{path}:{line}: `{language}` is none of {}", LANGUAGES.join(", "));
+            }
+        }
+    }
+    ensure!(failures.is_empty(), "{failures}");
+    Ok(())
+}
+
+/// The commands that are not run with their output: those in `sh` blocks and within paragraphs.
+#[tokio::test]
+async fn every_command_names_a_program_and_arguments_that_it_takes() -> Result<()> {
+    let mut failures = String::new();
+    for document in documents()? {
+        for (line, command) in commands(&document) {
+            if let Err(error) = is_valid(&command).await {
+                failures += &format!("\n{}:{line}: `{command}`: {error:#}", document.path.display());
+            }
+        }
+    }
+    ensure!(failures.is_empty(), "{failures}");
+    Ok(())
+}
+
+fn commands(document: &Document) -> Vec<(usize, String)> {
+    let blocks =
+        document.blocks.iter().filter(|block| ["sh", "powershell"].map(Some).contains(&block.language.as_deref()));
+    let lines = blocks.flat_map(|block| (block.line..).zip(block.text.lines().map(str::to_owned)));
+    let all = lines.chain(document.codes.iter().cloned());
+    // Something to be filled in is not to be run, and `cargo run` alone is a word.
+    let is_one = |command: &str| command.contains("cargo ") && !command.contains(['…', '<']) && command != "cargo run";
+    all.filter(|(_, command)| is_one(command)).collect()
+}
+
+async fn is_valid(command: &str) -> Result<()> {
+    match Command::parse(command)?.what {
+        What::Run(name, mut arguments) => {
+            // Not the broker that the text names, but none at all.
+            const NOWHERE: &str = "amqp://127.0.0.1:1";
+            if let Some(at) = arguments.iter().position(|argument| argument == "--url") {
+                *arguments.get_mut(at + 1).context("--url needs a value")? = NOWHERE.to_owned();
+            }
+            let finished = stage::program(&name).await?.args(arguments).url(NOWHERE).run().await?;
+            ensure!(finished.code != Some(2), "{}", finished.stderr);
+        }
+        What::Alias(name, arguments) => {
+            let program = match name.as_str() {
+                "tour" => env!("CARGO_BIN_EXE_tour"),
+                "broker" => env!("CARGO_BIN_EXE_broker"),
+                // Built by nobody here; that there is such an alias is known already.
+                _ => return Ok(()),
+            };
+            let finished = Program::new(program).args(arguments).arg("--help").run().await?;
+            ensure!(finished.code == Some(0), "{}", finished.stderr);
+        }
+        _ => (),
+    }
+    Ok(())
+}
+
+/// All texts at once, most of which wait most of the time; one test, as the harness runs no more tests at a time than there
+/// are cores.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_output_is_what_the_programs_print() -> Result<()> {
+    let documents = documents()?;
+    let plays = documents
+        .iter()
+        .map(async |document| play(document).await.with_context(|| document.path.display().to_string()));
+    let failures: Vec<Error> = join_all(plays).await.into_iter().filter_map(Result::err).collect();
+    let report: String = failures.iter().map(|failure| format!("\n\n{failure:#}")).collect();
+    ensure!(failures.is_empty(), "{report}");
+    Ok(())
+}
+
+/// On a broker of its own: `rabbitmqctl` shows a reader the whole broker, too.
+async fn play(document: &Document) -> Result<()> {
+    // As many at a time as two cores can start.
+    static PLACES: Semaphore = Semaphore::const_new(4);
+    if !document.blocks.iter().any(is_console) {
+        return Ok(());
+    }
+    let _place = PLACES.acquire().await?;
+    stage::programs().await?;
+    let broker = Broker::start().await?;
+    play_on(&broker, document, Duration::from_secs(30)).await?;
+    broker.shutdown().await
+}
+
+fn is_console(block: &Block) -> bool {
+    block.language.as_deref() == Some("console")
+}
+
+async fn play_on(broker: &Broker, document: &Document, patience: Duration) -> Result<()> {
+    let blocks: Vec<&Block> = document.blocks.iter().filter(|block| is_console(block)).collect();
+    for section in blocks.chunk_by(|one, other| one.section == other.section) {
+        let mut stage = Stage::new(broker, patience);
+        for block in section {
+            let play = async { stage.play(&Console::parse(block)?).await };
+            play.await.with_context(|| format!("the block at line {}", block.line))?;
+        }
+        stage.end().await.with_context(|| format!("the section with the block at line {}", section[0].line))?;
+    }
+    Ok(())
+}
+
+/// The beginning of a chapter as it could be, and what goes wrong if one thing in it does.
+const SAMPLE: &str = r#"
+## The receiver waits
+
+```console
+# terminal 1
+$ cargo run --bin receive
+ [*] Waiting for messages. To exit press CTRL+C
+ [x] Received Hello World!
+^C
+```
+
+```console
+# terminal 2
+$ cargo run --bin send
+ [x] Sent 'Hello World!'
+```
+
+## The queue keeps the message
+
+```console
+$ cargo run --bin send
+ [x] Sent 'Hello World!'
+$ rabbitmqctl list_queues name messages
+Timeout: 60.0 seconds ...
+Listing queues for vhost / ...
+name    messages
+hello   1
+$ cargo run --bin send -- --url amqp://guest:wrong@localhost:5672
+Error: RabbitMQ at localhost:5672 refused …
+```
+
+```console
+# terminal 1
+$ cargo run --bin receive
+ [*] Waiting …
+ [x] Received Hello World!
+```
+
+```console
+# terminal 1
+^C
+```
+"#;
+
+/// Each is wrong in one thing, and leaves nothing behind for the next.
+const WRONG: [(&str, &str); 8] = [
+    ("a wrong letter", "$ cargo run --bin emit_log\n [x] Sent info: Hello world!\n"),
+    ("a missing line", "$ cargo run --bin emit_log\n"),
+    ("a line too many", "$ cargo run --bin emit_log\n [x] Sent info: Hello World!\n [x] Done\n"),
+    ("another error", "$ cargo run --bin rpc_client -- --timeout 1\n [x] Requesting fib(30)\nError: nobody is there\n"),
+    ("an unknown argument", "$ cargo run --bin emit_log -- --urk x\n [x] Sent info: Hello World!\n"),
+    ("an unknown program", "$ cargo run --bin emit_logs\n [x] Sent info: Hello World!\n"),
+    ("a waiting line", "$ cargo run --bin receive_logs\n [*] Waiting for messages. To exit press CTRL+C\n^C\n"),
+    ("another list", "$ rabbitmqctl list_vhosts --silent\nname\n//\n"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_is_right_passes_and_one_with_a_wrong_letter_does_not() -> Result<()> {
+    stage::programs().await?;
+    let broker = Broker::shared().await?;
+    let play = async |text: &str, patience| {
+        play_on(broker, &markdown::parse(Path::new("sample.md"), text), Duration::from_secs(patience)).await
+    };
+    play(SAMPLE, 30).await?;
+    for (what, block) in WRONG {
+        let played = play(&format!("```console\n{block}```\n"), 4).await;
+        ensure!(played.is_err(), "{what} passes");
+    }
+    Ok(())
+}
