@@ -29,6 +29,75 @@
 //! }
 //! ```
 //!
+//! # A program, whole
+//!
+//! It publishes orders and works on them; it survives a restart of the broker, and loses none.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use amqprs::{
+//!     BasicProperties, DELIVERY_MODE_PERSISTENT,
+//!     channel::{BasicConsumeArguments, BasicPublishArguments, BasicQosArguments},
+//! };
+//! use common::{ConnectOptions, ConnectionManager, Error, Event, Message, ProcessOptions, Result, Setup, quorum_queue};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<()> {
+//!     let options: ConnectOptions = "amqp://localhost/?heartbeat=10&fail_fast=0".parse()?;
+//!     let connections = ConnectionManager::new(options.name("orders"));
+//!
+//!     // Tells of every loss and every return.
+//!     let mut events = connections.events();
+//!     tokio::spawn(async move {
+//!         while let Some(event) = events.next().await {
+//!             match event {
+//!                 Event::Lost(reason) => eprintln!("not connected: {reason}"),
+//!                 _ => eprintln!("{event:?}"),
+//!             }
+//!         }
+//!     });
+//!
+//!     // What the publisher needs is declared now, and again whenever the channel is opened anew.
+//!     let publisher = connections.channel("publisher").await?;
+//!     publisher.setup(declare).await?;
+//!     for number in 1..=3 {
+//!         let to = BasicPublishArguments::new("", "orders").mandatory(true).finish();
+//!         let properties = BasicProperties::default().with_delivery_mode(DELIVERY_MODE_PERSISTENT).finish();
+//!         match publisher.publish(to, properties, format!("order {number}")).await {
+//!             Ok(()) => println!("order {number} is safe"),
+//!             Err(Error::Unconfirmed { reason }) => println!("order {number} may have arrived: {reason}"),
+//!             Err(error) => return Err(error),
+//!         }
+//!     }
+//!
+//!     // One stream, for as long as the program runs.
+//!     let mut orders = connections.channel("worker").await?.consume(subscribe).await?;
+//!     while let Some(order) = orders.next().await? {
+//!         let once_more = ProcessOptions { requeue: true, reject_on_redelivered: true };
+//!         order.process(once_more, work_on).await?;
+//!     }
+//!     connections.close_all().await
+//! }
+//!
+//! async fn declare(channel: Setup) -> Result<()> {
+//!     channel.queue_declare(quorum_queue("orders")).await.map(drop)
+//! }
+//!
+//! async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+//!     channel.queue_declare(quorum_queue("orders")).await?;
+//!     channel.basic_qos(BasicQosArguments::new(0, 5, false)).await?;
+//!     Ok(BasicConsumeArguments::new("orders", ""))
+//! }
+//!
+//! /// `Ok` acknowledges; an error puts the order back, once.
+//! async fn work_on(order: Message) -> Result<()> {
+//!     println!("{}", order.text());
+//!     tokio::time::sleep(Duration::from_secs(1)).await;
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # What is there again after a loss
 //!
 //! A loss is any of: the connection closed or cut by either side or the network, a peer gone silent (noticed by
@@ -57,6 +126,26 @@
 //!
 //! The first run of a setup fails to its caller. Later failures are logged and retried for ever, with one exception: a
 //! message that breaks the connection each time it is delivered ends its consumer ([`Error::Poisoned`]).
+//!
+//! # Which error means what
+//!
+//! | error | was it sent? | what to do |
+//! |---|---|---|
+//! | [`Connect`](Error::Connect) | no | nothing listens there, or something else: the message says what was seen |
+//! | [`Refused`](Error::Refused) | no | check user, password, virtual host, certificate |
+//! | [`Lost`](Error::Lost) | perhaps | repeat it: the connection is coming back |
+//! | [`Closed`](Error::Closed) | refused | mend the argument the broker complains of; the channel goes on |
+//! | [`Cancelled`](Error::Cancelled) | | nothing: the consumer subscribes again, and logs it |
+//! | [`Poisoned`](Error::Poisoned) | | remove the message that breaks the connection |
+//! | [`Unroutable`](Error::Unroutable) | came back | declare the queue, or start its receiver; the message is inside |
+//! | [`Nacked`](Error::Nacked) | refused | try later: a queue is full, or failing |
+//! | [`Unconfirmed`](Error::Unconfirmed) | yes, outcome unknown | repeat it if twice does no harm |
+//! | [`Timeout`](Error::Timeout) | a message: no; a question: without an answer | see the likely cause in its text |
+//! | [`Stale`](Error::Stale) | no | use a current [`Setup`], not one kept from before a loss |
+//! | [`Invalid`](Error::Invalid) | no | mend the argument |
+//! | [`Shutdown`](Error::Shutdown) | no | this program closed it |
+//! | [`Remote`](Error::Remote) | yes | the other side's own error |
+//! | [`Other`](Error::Other) | | the program's own |
 //!
 //! # What is bounded
 //!

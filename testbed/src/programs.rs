@@ -24,12 +24,13 @@ pub async fn build_programs(progress: impl Fn(&str)) -> Result<BTreeMap<String, 
     build(&["--bins"], progress).await
 }
 
-/// Builds the lessons' examples, and tells where each is, by its name.
+/// Builds the workspace's examples, and tells where each is, by its name. `cargo test --workspace` has built them in the
+/// same way, so that there is nothing left to compile.
 ///
 /// # Errors
 /// As [`build_programs`].
 pub async fn build_examples() -> Result<BTreeMap<String, PathBuf>> {
-    build(&["--examples"], |_| ()).await
+    build(&["--workspace", "--examples"], |_| ()).await
 }
 
 async fn build(what: &[&str], progress: impl Fn(&str)) -> Result<BTreeMap<String, PathBuf>> {

@@ -7,7 +7,7 @@ use serde_json::json;
 use testbed::{Broker, Program, Running, VirtualHost, build_examples, lesson};
 use tokio::sync::OnceCell;
 
-async fn example(name: &str) -> Result<Program> {
+pub async fn example(name: &str) -> Result<Program> {
     static EXAMPLES: OnceCell<BTreeMap<String, PathBuf>> = OnceCell::const_new();
     let examples = EXAMPLES.get_or_try_init(build_examples).await?;
     Ok(Program::new(examples.get(name).with_context(|| format!("no example {name}"))?))

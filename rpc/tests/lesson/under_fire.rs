@@ -8,7 +8,7 @@ use serde_json::json;
 use testbed::Broker;
 use tokio::task::JoinSet;
 
-use crate::json::server;
+use crate::json::{example, server};
 
 /// 500 calls at a time and three servers, one of which is killed (as with `kill -9`) and replaced every now and then.
 #[tokio::test(flavor = "multi_thread")]
@@ -31,7 +31,8 @@ async fn ten_thousand_calls_each_get_their_own_answer_while_servers_are_killed()
             if answered % 1_000 == 0 {
                 // Whichever it is, it has requests in hand: far more are waiting than there are servers.
                 servers.remove(0).kill()?;
-                servers.push(server(&host).await?);
+                // It is at work before it has said a word.
+                servers.push(example("json_rpc_server").await?.url(host.url()).spawn()?);
             }
         }
     }
