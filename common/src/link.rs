@@ -73,6 +73,11 @@ impl Health {
         }
     }
 
+    /// Whether [`ended`](Self::ended) would return at once.
+    pub fn is_ending(&self) -> bool {
+        self.closing.is_cancelled() || self.loss.is_lost()
+    }
+
     /// The broker closed a channel, and its number is gone.
     pub fn channel_closed(&self) {
         if self.closed_channels.fetch_add(1, Ordering::Relaxed) >= MOST_CLOSED_CHANNELS {

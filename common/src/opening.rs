@@ -227,7 +227,7 @@ impl Drop for Callback {
 
 #[async_trait]
 impl ChannelCallback for Callback {
-    async fn close(&mut self, _: &RawChannel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
+    async fn close(&mut self, raw: &RawChannel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
         self.health.channel_closed();
         let (code, text) = (close.reply_code(), close.reply_text().clone());
         // basic.publish; basic.ack, reject, nack.
@@ -244,10 +244,15 @@ impl ChannelCallback for Callback {
             drop(self.turn.lock().await);
         };
         tokio::select! {
-            biased;
-            // Nobody is there to be answered, or will be in a moment; amqprs would panic.
-            () = self.health.ended() => Err(amqprs::error::Error::ChannelCloseError("closed by RabbitMQ".into())),
-            () = quiet => Ok(()),
+            () = self.health.ended() => {}
+            () = quiet => {}
+        }
+        // When the connection has ended, or will in a moment, nobody is there to be answered, and amqprs would panic. Its
+        // writer may end before anybody is told of the loss.
+        if raw.is_connection_open() && !self.health.is_ending() {
+            Ok(())
+        } else {
+            Err(amqprs::error::Error::ChannelCloseError("closed by RabbitMQ".into()))
         }
     }
 

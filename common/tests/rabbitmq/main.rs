@@ -13,7 +13,7 @@ mod rpc_under_fire;
 mod settling;
 mod tasks;
 
-use std::{sync::Once, time::Duration};
+use std::{io::Write, sync::Once, time::Duration};
 
 use amqprs::{
     BasicProperties, FieldTable,
@@ -68,6 +68,8 @@ fn fail_when_amqprs_panics() {
         std::panic::set_hook(Box::new(move |panic| {
             usual(panic);
             if panic.location().is_some_and(|location| location.file().contains("amqprs")) {
+                // Past the test's captured output, which is lost now.
+                let _ = writeln!(std::io::stderr(), "{panic}");
                 std::process::abort();
             }
         }));

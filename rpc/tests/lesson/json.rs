@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use common::{ConnectionManager, rpc::JsonRpcClient};
 use serde_json::json;
 use testbed::{Broker, Program, Running, VirtualHost, build_examples, lesson};
 use tokio::sync::OnceCell;
@@ -23,9 +24,17 @@ async fn client(host: &VirtualHost<'_>, arguments: &[&str]) -> Result<Program> {
     Ok(example("json_rpc_client").await?.url(host.url()).args(arguments))
 }
 
+/// A client that stays, and with it the exchange `rpc.dlx`. Where clients only come and go, it goes with each of them and
+/// comes with the next, and RabbitMQ 4.3 has been seen to fail over that (541).
+async fn keep_dead_letters(host: &VirtualHost<'_>) -> Result<JsonRpcClient> {
+    let connections = ConnectionManager::new(host.url().parse()?);
+    Ok(JsonRpcClient::new(&connections.channel("kept").await?).await?)
+}
+
 #[tokio::test]
 async fn a_result_is_printed_as_json() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
+    let _kept = keep_dead_letters(&host).await?;
     let mut server = server(&host).await?;
     for (method, arguments, result, call) in [
         ("multiply", r#"{"x":6,"y":7}"#, "42", " [.] multiply(6, 7)"),
@@ -42,6 +51,7 @@ async fn a_result_is_printed_as_json() -> Result<()> {
 #[tokio::test]
 async fn an_error_of_the_function_is_printed_as_such() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
+    let _kept = keep_dead_letters(&host).await?;
     let _server = server(&host).await?;
     for (method, arguments, words) in [
         ("divide", r#"{"x":1,"y":0}"#, "ZeroDivisionError: division by zero"),
@@ -60,6 +70,7 @@ async fn an_error_of_the_function_is_printed_as_such() -> Result<()> {
 #[tokio::test]
 async fn without_a_server_the_client_says_so() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
+    let _kept = keep_dead_letters(&host).await?;
     let end = client(&host, &["multiply", "{}"]).await?.run().await?;
     ensure!(lesson::one_clear_line(&end)?.contains("no queue `multiply`"), "{end:?}");
 
