@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn progress_names_what_is_compiled() {
-        assert_eq!(step("   Compiling common v0.1.0 (/work/common)"), Some("common"));
+        assert_eq!(step("   Compiling common v0.1.0 (/home/ana/common)"), Some("common"));
         assert_eq!(
             step("    Blocking waiting for file lock on build directory"),
             Some("Blocking waiting for file lock on build directory")
