@@ -82,7 +82,7 @@ impl Calls {
             Some(caller) => {
                 let _ = caller.send(Ok(message));
             }
-            None => tracing::info!("a reply for no call of ours is thrown away (correlation id {id:?})"),
+            None => tracing::debug!("a reply that nobody waits for is thrown away (correlation id {id:?})"),
         }
     }
 
