@@ -32,11 +32,19 @@ pub struct QueueDeclared {
 /// let arguments = common::quorum_queue("task_queue");
 /// ```
 pub fn quorum_queue(name: &str) -> QueueDeclareArguments {
-    let mut arguments = FieldTable::new();
-    if let Ok(queue_type) = "x-queue-type".try_into() {
-        arguments.insert(queue_type, FieldValue::from("quorum"));
-    }
+    let arguments = text_table(&[("x-queue-type", "quorum")]);
     QueueDeclareArguments::durable_client_named(name).arguments(arguments).finish()
+}
+
+/// A table of texts. Their names are ours, and short enough.
+pub(crate) fn text_table(entries: &[(&str, &str)]) -> FieldTable {
+    let mut table = FieldTable::new();
+    for (name, value) in entries {
+        if let Ok(name) = (*name).try_into() {
+            table.insert(name, FieldValue::from(*value));
+        }
+    }
+    table
 }
 
 /// Gives a type with `on_opening`, which runs a call on its opening, the topology calls.

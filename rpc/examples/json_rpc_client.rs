@@ -36,8 +36,8 @@ async fn main() -> Result<()> {
     let client = JsonRpcClient::new(&connections.channel("json_rpc_client").await?).await?;
 
     // Any JSON will do here; a program that knows the function asks for its type.
-    let result: Value = client.call(&args.method, &args.arguments, Duration::from_secs(args.timeout)).await?;
-    println!("{result}");
-
-    connections.close_all().await
+    let result = client.call::<Value>(&args.method, &args.arguments, Duration::from_secs(args.timeout)).await;
+    connections.close_all().await?;
+    println!("{}", result?);
+    Ok(())
 }

@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use amqprs::{
-    BasicProperties, DELIVERY_MODE_PERSISTENT, DELIVERY_MODE_TRANSIENT, FieldTable, FieldValue,
-    channel::{
-        BasicConsumeArguments, ExchangeDeclareArguments, ExchangeType, QueueBindArguments, QueueDeclareArguments,
-    },
+    BasicProperties, DELIVERY_MODE_PERSISTENT, DELIVERY_MODE_TRANSIENT,
+    channel::{BasicConsumeArguments, QueueDeclareArguments},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{DEAD_LETTERS, ErrorBody, TYPE_CALL, describe, object};
+use super::{ErrorBody, FROM, TYPE_CALL, bind_dead_letters, bound, describe, object};
 use crate::{
     Channel, Error, Message, RemoteError, Result, Setup,
     rpc::{RpcClient, TYPE_ERROR, client::milliseconds},
+    topology::text_table,
 };
 
 /// Calls functions by their names, with named arguments, over JSON.
@@ -70,14 +69,7 @@ impl JsonRpcClient {
     /// # Errors
     /// Those of [`Channel::consume`].
     pub async fn new(channel: &Channel) -> Result<Self> {
-        let mut attempts = 0..5;
-        loop {
-            match RpcClient::start(channel, false, replies).await {
-                // The exchange goes with its last client, and that may be just between declaring and binding.
-                Err(Error::Closed { code: 404, .. }) if attempts.next().is_some() => {}
-                client => return client.map(Self),
-            }
-        }
+        bound(|| RpcClient::start(channel, false, replies)).await.map(Self)
     }
 
     /// Calls a function and waits for its result. `arguments` is anything that serde makes a JSON object of: a
@@ -101,7 +93,7 @@ impl JsonRpcClient {
             let mut properties = BasicProperties::default();
             describe(&mut properties, TYPE_CALL);
             properties
-                .with_headers(from(reply_queue))
+                .with_headers(text_table(&[(FROM, reply_queue)]))
                 .with_expiration(&milliseconds(options.expiration.unwrap_or(left)))
                 .with_priority(options.priority)
                 .with_delivery_mode(if options.persistent {
@@ -143,27 +135,8 @@ fn first_death(reply: &Message) -> Option<String> {
     reply.properties.headers()?.get(&name).map(ToString::to_string)
 }
 
-/// By this header a dead call finds the way back.
-fn from(reply_queue: &str) -> FieldTable {
-    table(&[("From", reply_queue)])
-}
-
-fn table(entries: &[(&str, &str)]) -> FieldTable {
-    let mut table = FieldTable::new();
-    for (name, value) in entries {
-        if let (Ok(name), Ok(value)) = ((*name).try_into(), (*value).try_into()) {
-            table.insert(name, FieldValue::S(value));
-        }
-    }
-    table
-}
-
 async fn replies(channel: Setup) -> Result<BasicConsumeArguments> {
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?.name;
-    let dead_letters =
-        ExchangeDeclareArguments::of_type(DEAD_LETTERS, ExchangeType::Headers).auto_delete(true).finish();
-    channel.exchange_declare(dead_letters).await?;
-    let own = table(&[("From", &queue), ("x-match", "any")]);
-    channel.queue_bind(QueueBindArguments::new(&queue, DEAD_LETTERS, "").arguments(own).finish()).await?;
+    bind_dead_letters(&channel, &queue, &queue).await?;
     Ok(BasicConsumeArguments::new(&queue, "").auto_ack(true).finish())
 }

@@ -9,27 +9,40 @@
 //! - A reply has type `result` and the result as JSON, or type `error` and
 //!   `{"error": {"type": …, "message": …, "args": […]}}`.
 //! - A call that expires in its queue, or is rejected, comes back to its client: dead letters go to the headers exchange
-//!   `rpc.dlx`, to which each reply queue is bound by its `From`.
+//!   `rpc.dlx`, to which each reply queue is bound by its `From`. Function queues are bound, too, with one that no call
+//!   has: the exchange then lives as long as a server.
 
 mod client;
 mod server;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    future::Future,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use amqprs::BasicProperties;
+use amqprs::{
+    BasicProperties,
+    channel::{ExchangeDeclareArguments, ExchangeType, QueueBindArguments},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use client::{CallOptions, JsonRpcClient};
 pub use server::{FunctionOptions, JsonRpcServer};
 
-use crate::{Error, RemoteError, Result};
+use crate::{Error, RemoteError, Result, Setup, topology::text_table};
 
 /// Brings dead calls back.
 const DEAD_LETTERS: &str = "rpc.dlx";
 
 /// The message property `type` of a call, also of one that comes back.
 const TYPE_CALL: &str = "call";
+
+/// The header that says which reply queue a call comes from.
+const FROM: &str = "From";
+
+/// No reply queue's name.
+const NOBODY: &str = "nobody";
 
 #[derive(Serialize, Deserialize)]
 struct ErrorBody {
@@ -40,6 +53,26 @@ struct ErrorBody {
 fn describe(properties: &mut BasicProperties, message_type: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     properties.with_content_type("application/json").with_timestamp(now).with_message_type(message_type);
+}
+
+/// Binds a queue for the dead calls from there.
+async fn bind_dead_letters(channel: &Setup, queue: &str, from: &str) -> Result<()> {
+    let exchange = ExchangeDeclareArguments::of_type(DEAD_LETTERS, ExchangeType::Headers).auto_delete(true).finish();
+    channel.exchange_declare(exchange).await?;
+    let calls = text_table(&[(FROM, from), ("x-match", "any")]);
+    channel.queue_bind(QueueBindArguments::new(queue, DEAD_LETTERS, "").arguments(calls).finish()).await
+}
+
+/// Starts what binds dead letters: the exchange goes with its last binding, and that may be just between declaring
+/// and binding.
+async fn bound<T, Fut: Future<Output = Result<T>>>(start: impl Fn() -> Fut) -> Result<T> {
+    let mut attempts = 0..5;
+    loop {
+        match start().await {
+            Err(Error::Closed { code: 404, .. }) if attempts.next().is_some() => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Named arguments as JSON, which have to be an object; none (`()`) are an empty one.

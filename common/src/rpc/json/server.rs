@@ -7,7 +7,7 @@ use std::{
 };
 
 use amqprs::{
-    BasicProperties, FieldTable, FieldValue,
+    BasicProperties,
     channel::{BasicConsumeArguments, BasicQosArguments, QueueDeclareArguments},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{DEAD_LETTERS, ErrorBody, describe};
+use super::{DEAD_LETTERS, ErrorBody, NOBODY, bind_dead_letters, bound, describe};
 use crate::{
     Channel, Error, Message, RemoteError, Result, Setup,
     rpc::{RpcServer, TYPE_ERROR, TYPE_RESULT},
+    topology::text_table,
 };
 
 /// Has functions that others call by their names, with named arguments, over JSON.
@@ -120,7 +121,8 @@ impl JsonRpcServer {
             return Err(taken());
         }
         let queue = name.to_owned();
-        let server = RpcServer::new(&self.channel, move |channel| calls(channel, queue.clone(), options)).await?;
+        let subscribe = move |channel| calls(channel, queue.clone(), options);
+        let server = bound(|| RpcServer::new(&self.channel, subscribe.clone())).await?;
         // Somebody may have been faster.
         match self.functions().entry(name.to_owned()) {
             Entry::Occupied(_) => Err(taken()),
@@ -199,16 +201,15 @@ fn encode(outcome: Result<Vec<u8>, RemoteError>, call: &BasicProperties, reply: 
 }
 
 async fn calls(channel: Setup, queue: String, options: FunctionOptions) -> Result<BasicConsumeArguments> {
-    let mut arguments = FieldTable::new();
-    if let Ok(name) = "x-dead-letter-exchange".try_into() {
-        arguments.insert(name, FieldValue::from(DEAD_LETTERS));
-    }
     let declare = QueueDeclareArguments::new(&queue)
         .durable(options.durable)
         .auto_delete(options.auto_delete)
-        .arguments(arguments)
+        .arguments(text_table(&[("x-dead-letter-exchange", DEAD_LETTERS)]))
         .finish();
     channel.queue_declare(declare).await?;
+    // Nothing comes this way. But the exchange goes with its last binding, and RabbitMQ 4.3 can be left with a ruin of it
+    // when somebody binds just then (each declaration is answered with 541 from there on): so it stays with its servers.
+    bind_dead_letters(&channel, &queue, NOBODY).await?;
     channel.basic_qos(BasicQosArguments::new(0, options.prefetch, false)).await?;
     Ok(BasicConsumeArguments::new(&queue, ""))
 }
