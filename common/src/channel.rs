@@ -17,7 +17,7 @@ use crate::{
     opening::Opening,
     publish::MOST_BYTES_IN_FLIGHT,
     reopen::Reopen,
-    setup::run,
+    setup::{FirstRun, run},
     supervisor::Core,
     topology::{check_name, topology_calls},
 };
@@ -60,6 +60,7 @@ type Step = Arc<dyn Fn(Setup) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
 struct NewStep {
     step: Step,
+    first_run: FirstRun,
     answer: oneshot::Sender<Result<()>>,
 }
 
@@ -103,7 +104,7 @@ impl Channel {
     {
         let (answer, answered) = oneshot::channel();
         let step: Step = Arc::new(move |setup| Box::pin(step(setup)));
-        let _ = self.core.steps.send(NewStep { step, answer });
+        let _ = self.core.steps.send(NewStep { step, first_run: FirstRun::default(), answer });
         match timeout(self.core.core.options.operation_timeout, answered).await {
             Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))),
             Err(_) => Err(self.core.timed_out("cannot run a setup")),
@@ -337,7 +338,7 @@ async fn serve(
             _ = sweep.tick() => if let Some(limit) = std::time::Instant::now().checked_sub(timeout) {
                 opening.ledger.expire(limit);
             },
-            Some(NewStep { step, answer }) = new_steps.recv() => {
+            Some(NewStep { step, mut first_run, answer }) = new_steps.recv() => {
                 if answer.is_closed() {
                     continue;
                 }
@@ -346,9 +347,8 @@ async fn serve(
                     () = channel.closing.cancelled() => return None,
                 };
                 match outcome {
-                    // Not the step's fault: it gets its first run on the next opening.
-                    Err(error) if error.is_loss() => {
-                        let _ = channel.steps.send(NewStep { step, answer });
+                    Err(error) if !first_run.has_failed(&error) => {
+                        let _ = channel.steps.send(NewStep { step, first_run, answer });
                         return Some(error);
                     }
                     Ok(()) => steps.push(step),

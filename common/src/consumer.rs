@@ -24,7 +24,7 @@ use crate::{
     manager::ManagerHandle,
     opening::Opening,
     reopen::Reopen,
-    setup::run,
+    setup::{FirstRun, run},
     supervisor::Core,
     suspicion::Suspicion,
     topology::{basic_qos, check_name, queue_delete},
@@ -273,6 +273,7 @@ impl Task {
         let mut suspicion = Suspicion::new();
         let mut reopen = Reopen::new(self.core.clone(), self.stop.clone(), &self.name, false);
         let mut left = None;
+        let mut first_run = FirstRun::default();
         while let Some(opening) = reopen.next().await {
             if let Some((health, queues)) = left.take()
                 && Arc::ptr_eq(&health, &opening.health)
@@ -304,8 +305,7 @@ impl Task {
                 }
                 Err(error) => {
                     opening.close().await;
-                    // The first run fails to its caller, unless it was no fault of the setup.
-                    if !error.is_loss()
+                    if first_run.has_failed(&error)
                         && let Some(caller) = first.take()
                     {
                         let _ = caller.send(Err(error));

@@ -158,6 +158,12 @@ impl Error {
     pub(crate) fn is_loss(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Stale)
     }
+
+    /// The broker closed the connection over something that somebody on it asked for (AMQP 0-9-1, section 1.2
+    /// "Constants": the "hard" errors, except 320, an operator's wish).
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Lost { code: Some(500..), .. })
+    }
 }
 
 /// amqprs's errors rarely say why (`amqprs-notes.md`, 6); the reason, where there is one, is in our own variants.

@@ -6,6 +6,24 @@ use futures_util::FutureExt;
 
 use crate::{Error, Result, opening::Opening, topology::topology_calls};
 
+/// When RabbitMQ closes the connection over something that was asked for on it, it does not say by whom. So often during
+/// one setup's first run, it was the setup.
+const MOST_REFUSALS: u32 = 3;
+
+/// A setup's first run, which fails to its caller; later ones are repeated for ever.
+#[derive(Default)]
+pub(crate) struct FirstRun {
+    refusals: u32,
+}
+
+impl FirstRun {
+    /// Whether it has failed with this error. Not by a loss of the connection: then it gets another opening.
+    pub fn has_failed(&mut self, error: &Error) -> bool {
+        self.refusals += u32::from(error.is_refusal());
+        !error.is_loss() || self.refusals >= MOST_REFUSALS
+    }
+}
+
 /// One opening of a channel, given to a setup or `subscribe` function to declare on.
 ///
 /// It takes amqprs's own argument types. After the opening has ended its calls fail; the function then runs again,

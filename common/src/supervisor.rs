@@ -16,6 +16,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{ConnectOptions, Error, Result, events::Event, link::Link};
 
+/// A connection that lived this long was a good one.
+const PROVED: Duration = Duration::from_secs(1);
+
 /// What the tasks share.
 pub(crate) struct Core {
     pub options: ConnectOptions,
@@ -106,14 +109,20 @@ async fn keep_connected(core: &Core, mut requests: mpsc::UnboundedReceiver<Reque
     let address = core.options.address();
     tracing::debug!("connected to RabbitMQ at {address}");
     core.events.send_replace(Some(Event::Connected));
+    let mut pauses = backoff(&core.options);
     loop {
+        let since = Instant::now();
         core.link.send_replace(LinkState::Up(link.clone()));
         let Some(reason) = watch_over(core, &link, &mut requests).await else { return close(core, link).await };
         core.link.send_replace(LinkState::Down(Some(reason.clone())));
         drop(link);
         tracing::warn!("{reason}; connecting again to {address}");
         core.events.send_replace(Some(Event::Lost(reason)));
-        link = match next_connection(core).await {
+        // One that broke at once proves nothing: the pauses go on growing.
+        if since.elapsed() > PROVED {
+            pauses = backoff(&core.options);
+        }
+        link = match next_connection(core, &mut pauses).await {
             Some(link) => link,
             None => return,
         };
@@ -123,8 +132,8 @@ async fn keep_connected(core: &Core, mut requests: mpsc::UnboundedReceiver<Reque
 }
 
 /// Dials until it succeeds. `None` when everything has to end.
-async fn next_connection(core: &Core) -> Option<Arc<Link>> {
-    for pause in backoff(&core.options) {
+async fn next_connection(core: &Core, pauses: &mut ExponentialBackoff) -> Option<Arc<Link>> {
+    for pause in pauses {
         tokio::select! {
             () = sleep(pause) => {}
             () = core.stop.cancelled() => break,
@@ -156,7 +165,7 @@ async fn first_connection(core: &Core, requests: &mut mpsc::UnboundedReceiver<Re
             Err(error) if !core.options.fail_fast => {
                 tracing::warn!("{error}; trying until it works");
                 core.link.send_replace(LinkState::Down(Some(error)));
-                Ok(next_connection(core).await?)
+                Ok(next_connection(core, &mut backoff(&core.options)).await?)
             }
             dialled => dialled,
         };

@@ -19,7 +19,8 @@ const SOON: Duration = Duration::from_millis(250);
 /// So many suspicious losses in a row end the consumer.
 const MOST_LOSSES: u32 = 5;
 
-/// While losses come soon after subscribing, consumers subscribe at different moments, to be told apart.
+/// While losses come soon after subscribing, consumers subscribe at different moments, to be told apart: each within
+/// this time, and within more of it with each loss, since a busy broker delivers late.
 const SPREAD: Duration = Duration::from_millis(500);
 
 /// What speaks against one consumer.
@@ -28,14 +29,15 @@ pub(crate) struct Suspicion {
     subscribed: Option<Instant>,
     queue: String,
     losses: u32,
-    spread: bool,
+    /// How many losses in a row came soon after subscribing, whoever is to blame.
+    soon: u32,
 }
 
 impl Suspicion {
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let consumer = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { consumer, subscribed: None, queue: String::new(), losses: 0, spread: false }
+        Self { consumer, subscribed: None, queue: String::new(), losses: 0, soon: 0 }
     }
 
     /// The consumer is about to subscribe: the message may be there before the broker's answer is.
@@ -49,15 +51,16 @@ impl Suspicion {
     pub fn grows(&mut self, opening: &Opening, error: &Error) -> Option<Error> {
         let subscribed = self.subscribed.take();
         let network = matches!(error, Error::Lost { code: None, .. });
-        self.spread = network && subscribed.is_some_and(|subscribed| subscribed.elapsed() < SOON);
+        let soon = network && subscribed.is_some_and(|subscribed| subscribed.elapsed() < SOON);
+        self.soon = if soon { self.soon + 1 } else { 0 };
         let last = opening.health.last_consumer.load(Ordering::Relaxed) == self.consumer;
-        self.losses = if self.spread && last { self.losses + 1 } else { 0 };
+        self.losses = if soon && last { self.losses + 1 } else { 0 };
         (self.losses == MOST_LOSSES).then(|| Error::Poisoned { queue: self.queue.clone(), losses: self.losses })
     }
 
     pub async fn pause(&self) {
-        if self.spread {
-            sleep(SPREAD.mul_f64(fastrand::f64())).await;
+        if self.soon > 0 {
+            sleep((SPREAD * self.soon.min(MOST_LOSSES)).mul_f64(fastrand::f64())).await;
         }
     }
 }

@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amqprs::channel::{ExchangeDeclareArguments, QueueDeclareArguments};
+use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, ExchangeDeclareArguments, QueueDeclareArguments};
 use anyhow::{Context, Result, ensure};
 use common::{ConnectOptions, ConnectionManager, Error};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 
 use crate::{Bench, expect_in, plain, queue, to};
 
@@ -192,4 +192,28 @@ async fn a_port_that_accepts_and_says_nothing_is_an_error_in_time() -> Result<()
     ensure!(accepted.load(Ordering::Relaxed) > 0, "nobody dialled");
     silent.abort();
     Ok(())
+}
+
+/// RabbitMQ closes the whole connection over a prefetch in bytes, which it does not have.
+#[tokio::test]
+async fn a_setup_over_which_the_connection_is_closed_each_time_fails_soon() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let refused = |outcome: common::Result<()>| match outcome {
+        Err(error @ Error::Lost { code: Some(540), .. }) if error.to_string().contains("prefetch_size") => Ok(()),
+        outcome => Err(anyhow::anyhow!("{outcome:?}")),
+    };
+    let soon = Duration::from_secs(5);
+    let in_bytes = || BasicQosArguments::new(1, 0, false);
+    refused(channel.basic_qos(in_bytes()).await)?;
+    refused(timeout(soon, channel.setup(move |channel| async move { channel.basic_qos(in_bytes()).await })).await?)?;
+    let consumer = channel.consume(move |channel| async move {
+        channel.basic_qos(in_bytes()).await?;
+        Ok(BasicConsumeArguments::default())
+    });
+    refused(timeout(soon, consumer).await?.map(drop))?;
+    // And nothing else was hurt for good.
+    channel.queue_declare(queue("q")).await?;
+    channel.publish(to("q"), plain(), "still here").await?;
+    expect_in(&channel, "q", "still here").await
 }
