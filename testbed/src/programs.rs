@@ -37,7 +37,15 @@ async fn build(what: &[&str], progress: impl Fn(&str)) -> Result<BTreeMap<String
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's directory")?;
     let colour = if std::io::stderr().is_terminal() { "always" } else { "never" };
-    let mut build = Command::new(cargo)
+    let mut build = Command::new(cargo);
+    // What cargo told this program about its package would make build scripts that look at it (`ring`'s) run again, and
+    // everything above them compile again: now, and once more at the next cargo command.
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            build.env_remove(name);
+        }
+    }
+    let mut build = build
         // Each program's path as JSON on standard output, words for people on standard error.
         .args(["build", "--message-format", "json-render-diagnostics", "--color", colour])
         .args(what)

@@ -24,7 +24,7 @@ use testcontainers::{
     core::{IntoContainerPort, WaitFor, client::docker_client_instance},
     runners::AsyncRunner,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Machinery, Ports, ServerTls, last_words, one_line, ports::random, probe};
 #[cfg(unix)]
@@ -124,7 +124,14 @@ impl Machinery for DockerBroker {
     }
 
     async fn pause(&self) -> Result<()> {
-        Ok(self.container.pause().await?)
+        // On a busy machine the kernel may give up halfway ("unable to freeze").
+        let mut attempts = 0..5;
+        loop {
+            match self.container.pause().await {
+                Err(_) if attempts.next().is_some() => sleep(Duration::from_millis(200)).await,
+                outcome => return Ok(outcome?),
+            }
+        }
     }
 
     async fn resume(&self) -> Result<()> {

@@ -12,21 +12,15 @@ struct Found;
 #[async_trait]
 impl Machinery for Found {}
 
-/// Looks which of the hosts in `url` answers, to say at once when none does. The URL itself is used as it is.
+/// Looks which of the hosts in `url` answers, to use that one, and to say at once when none does.
 pub(super) async fn broker(url: String) -> Result<Broker> {
     let mut last = None;
-    for one in one_host_each(&url) {
+    for url in one_host_each(&url) {
         // No error may show the URL: there is a password in it.
-        let one = Url::parse(&one).context("AMQP_URL is not a URL")?;
+        let one = Url::parse(&url).context("AMQP_URL is not a URL")?;
         let (host, port) = address(&one);
-        let broker = Broker {
-            machinery: Box::new(Found),
-            url: url.clone(),
-            host: host.to_owned(),
-            port,
-            tls_port: None,
-            management: None,
-        };
+        let broker =
+            Broker { machinery: Box::new(Found), url, host: host.to_owned(), port, tls_port: None, management: None };
         match one.scheme() {
             "amqp" => match probe::version(host, port).await {
                 Ok(_) => return Ok(broker),

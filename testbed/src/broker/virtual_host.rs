@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -106,22 +106,35 @@ impl<'broker> VirtualHost<'broker> {
         }
     }
 
-    /// Cuts every connection of this virtual host, and of no other, and waits until they are gone.
+    /// Cuts every connection of this virtual host, and of no other, and waits until they are gone. There has to be one.
     pub async fn close_all_connections(&self) -> Result<()> {
         let names = |list: Vec<Value>| list.into_iter().map(|one| one["name"].clone());
-        let cut: Vec<Value> = names(self.connections().await?).collect();
-        // By the user: the broker knows at once whose connections they are, while its list of
-        // connections by virtual host can be five seconds old.
-        self.delete(&format!("/api/connections/username/{}", self.name)).await?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut cut: Vec<Value> = Vec::new();
+        // A busy broker hears of its own new connections a moment after their clients.
+        while cut.is_empty() {
+            ensure!(Instant::now() < deadline, "there is no connection to {}", self.name);
+            sleep(Duration::from_millis(20)).await;
+            cut = names(self.connections().await?).collect();
+        }
+        let mut asked: Option<Instant> = None;
         // That is answered before it is done. A client may have a new connection by then.
-        let deadline = Instant::now() + Duration::from_secs(10);
         while names(self.connections().await?).any(|name| cut.contains(&name)) {
-            if Instant::now() > deadline {
-                bail!("the connections of {} are still open", self.name);
+            ensure!(Instant::now() < deadline, "the connections of {} are still open", self.name);
+            if asked.is_none_or(|asked| asked.elapsed() > Duration::from_secs(3)) {
+                asked = Some(Instant::now());
+                self.ask_to_close_connections().await?;
             }
             sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// Asks the broker to cut every connection of this virtual host, and waits for nothing.
+    pub async fn ask_to_close_connections(&self) -> Result<()> {
+        // By the user: the broker knows at once whose connections they are, while its list of
+        // connections by virtual host can be five seconds old.
+        self.delete(&format!("/api/connections/username/{}", self.name)).await
     }
 
     async fn request(&self, method: &'static str, path: &str, body: Option<Value>) -> Result<Value> {
