@@ -32,7 +32,9 @@ fn main() -> Result<()> {
         fs::remove_dir_all(&book).with_context(|| format!("cannot remove {}", book.display()))?;
     }
     texts::copy(workspace, &book.join("src"))?;
-    fs::copy(workspace.join("book/book.toml"), book.join("book.toml"))?;
+    for file in ["book.toml", "book.css"] {
+        fs::copy(workspace.join("book").join(file), book.join(file))?;
+    }
 
     let mut mdbook = Command::new("mdbook");
     mdbook.arg("build").arg(&book).args(args.open.then_some("--open"));
