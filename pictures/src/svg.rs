@@ -27,7 +27,7 @@ pub(crate) const BOX: f32 = 40.0;
 const CELLS: f32 = 30.0;
 
 /// A picture is a card of its own colour: legible on whatever page it is put, also where the page's mode is not the
-/// system's, which alone decides `prefers-color-scheme`.
+/// system's. Some browsers take `prefers-color-scheme` from the page, others from the system.
 const STYLE: &str = "\
     .card{fill:#fff;stroke:#d0d7de}\
     text{font:12px system-ui,-apple-system,'Segoe UI','Helvetica Neue','DejaVu Sans',Arial,sans-serif;fill:#57606a}\
