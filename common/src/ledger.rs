@@ -15,7 +15,7 @@ use crate::{
 
 /// AMQP numbers the messages of a channel in confirm mode 1, 2, 3, …; the broker's acks name those numbers, not
 /// always in order and often many at once ([confirms](https://www.rabbitmq.com/docs/confirms#publisher-confirms)).
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Ledger {
     entries: Mutex<Entries>,
     /// Told each time nothing is left to wait for.
@@ -25,7 +25,7 @@ pub(crate) struct Ledger {
     pub by_message: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Entries {
     /// The number of `pending[0]`, minus one.
     settled: u64,
@@ -34,14 +34,21 @@ struct Entries {
     waiting: usize,
 }
 
-#[derive(Debug)]
 struct Pending {
     /// `None` when the wait is over, and the broker may still have the message before it.
-    confirm: Option<oneshot::Sender<Result<()>>>,
+    waiter: Option<Waiter>,
     /// The message's share of the bound on what may be in flight; free again when the entry goes.
     share: OwnedSemaphorePermit,
     sent: Instant,
     returned: Option<Box<Returned>>,
+}
+
+/// Who is told what became of a message.
+pub(crate) enum Waiter {
+    Confirm(oneshot::Sender<Result<()>>),
+    /// Only if it came to nothing: who waits for a reply need not be woken for the confirm before it. Called under the
+    /// ledger's lock.
+    Failure(Box<dyn FnOnce(Error) + Send>),
 }
 
 /// How a message that was not lost ended.
@@ -57,18 +64,21 @@ impl Ledger {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the next number. `Err` gives the share back: this opening has ended.
-    pub fn register(&self, share: OwnedSemaphorePermit) -> Result<Unsent<'_>, OwnedSemaphorePermit> {
-        let (confirm, receiver) = oneshot::channel();
+    /// Takes the next number. `Err` gives both back: this opening has ended.
+    pub fn register(
+        &self,
+        share: OwnedSemaphorePermit,
+        waiter: Waiter,
+    ) -> Result<Unsent<'_>, (OwnedSemaphorePermit, Waiter)> {
         let sent = Instant::now();
         let mut entries = self.entries();
         if self.loss.is_lost() {
-            return Err(share);
+            return Err((share, waiter));
         }
-        entries.pending.push_back(Some(Pending { confirm: Some(confirm), share, sent, returned: None }));
+        entries.pending.push_back(Some(Pending { waiter: Some(waiter), share, sent, returned: None }));
         entries.waiting += 1;
         let number = entries.settled + entries.pending.len() as u64;
-        Ok(Unsent { ledger: self, number, receiver: Some(receiver) })
+        Ok(Unsent { ledger: self, number, sent: false })
     }
 
     /// Takes the newest number back: its message was not sent. Only its owner, who holds the publisher's turn, may.
@@ -77,7 +87,7 @@ impl Ledger {
         if entries.settled + entries.pending.len() as u64 == number
             && let Some(pending) = entries.pending.pop_back().flatten()
         {
-            entries.waiting -= usize::from(pending.confirm.is_some());
+            entries.waiting -= usize::from(pending.waiter.is_some());
         }
     }
 
@@ -206,8 +216,14 @@ impl Pending {
 
     /// Returns whether it was still waited for.
     fn tell(&mut self, outcome: Result<()>) -> bool {
-        // The caller may have dropped its confirm.
-        self.confirm.take().map(|confirm| confirm.send(outcome)).is_some()
+        match (self.waiter.take(), outcome) {
+            (None, _) => return false,
+            // The caller may have dropped its confirm.
+            (Some(Waiter::Confirm(confirm)), outcome) => drop(confirm.send(outcome)),
+            (Some(Waiter::Failure(fail)), Err(error)) => fail(error),
+            (Some(Waiter::Failure(_)), Ok(())) => {}
+        }
+        true
     }
 }
 
@@ -215,19 +231,19 @@ impl Pending {
 pub(crate) struct Unsent<'a> {
     ledger: &'a Ledger,
     pub number: u64,
-    receiver: Option<oneshot::Receiver<Result<()>>>,
+    sent: bool,
 }
 
 impl Unsent<'_> {
-    /// It is on its way: what its confirm will come to.
-    pub fn sent(mut self) -> Option<oneshot::Receiver<Result<()>>> {
-        self.receiver.take()
+    /// It is on its way.
+    pub fn sent(mut self) {
+        self.sent = true;
     }
 }
 
 impl Drop for Unsent<'_> {
     fn drop(&mut self) {
-        if self.receiver.is_some() {
+        if !self.sent {
             self.ledger.take_back(self.number);
         }
     }

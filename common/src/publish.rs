@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     Channel, Error, Result,
-    ledger::Unsent,
+    ledger::Waiter,
     opening::{Opening, put_number},
     supervisor::backoff,
     topology::check_name,
@@ -45,7 +45,7 @@ impl Channel {
         properties: BasicProperties,
         body: impl Into<Vec<u8>>,
     ) -> Result<()> {
-        self.enqueue_on(None, arguments, properties, body.into()).await?.await
+        self.enqueue(arguments, properties, body).await?.await
     }
 
     /// Publishes a message again and again until the broker has confirmed it: at least once, so perhaps twice. Drop it
@@ -101,17 +101,21 @@ impl Channel {
         properties: BasicProperties,
         body: impl Into<Vec<u8>>,
     ) -> Result<Confirm> {
-        self.enqueue_on(None, arguments, properties, body.into()).await
+        let (sender, confirm) = oneshot::channel();
+        self.send(None, Waiter::Confirm(sender), arguments, properties, body.into()).await?;
+        Ok(Confirm(self.core.confirms.then_some(confirm)))
     }
 
-    /// [`enqueue`](Self::enqueue) on this opening, in confirm mode, and on no later one; `None`: on whichever is open.
-    pub(crate) async fn enqueue_on(
+    /// Sends a message on this opening, in confirm mode, and on no later one; `None`: on whichever is open. What becomes of
+    /// it is told to `waiter`.
+    pub(crate) async fn send(
         &self,
         only: Option<&Arc<Opening>>,
+        mut waiter: Waiter,
         arguments: BasicPublishArguments,
         mut properties: BasicProperties,
         body: Vec<u8>,
-    ) -> Result<Confirm> {
+    ) -> Result<()> {
         check_name("exchange name", &arguments.exchange)?;
         check_name("routing key", &arguments.routing_key)?;
         if arguments.immediate {
@@ -139,10 +143,10 @@ impl Channel {
             // One critical section: the broker numbers messages in the order in which they arrive.
             let _turn = by(deadline, opening.turn()).await.ok_or_else(late)?;
             let unsent = if confirms {
-                match opening.ledger.register(share) {
+                match opening.ledger.register(share, waiter) {
                     Ok(unsent) => Some(unsent),
                     Err(returned) => {
-                        share = returned;
+                        (share, waiter) = returned;
                         continue;
                     }
                 }
@@ -161,7 +165,12 @@ impl Channel {
             let publishing = pin!(raw.basic_publish(properties, body, arguments));
             // The body is gone with a failure, so there is no second try here; the caller knows it was not sent.
             return match by(deadline, publishing).await {
-                Some(Ok(())) => Ok(Confirm(unsent.and_then(Unsent::sent))),
+                Some(Ok(())) => {
+                    if let Some(unsent) = unsent {
+                        unsent.sent();
+                    }
+                    Ok(())
+                }
                 Some(Err(error)) => Err(opening.ledger.loss.reason().unwrap_or_else(|| error.into())),
                 None => Err(late()),
             };

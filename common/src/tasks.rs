@@ -149,7 +149,14 @@ impl Worker {
         E: Display + 'static,
     {
         let (handler, options) = (Arc::new(handler), self.options);
-        work(self.tasks, stop, |task| perform(task, options, handler.clone())).await
+        work(self.tasks, stop, |task, slot| {
+            let performed = perform(task, options, handler.clone());
+            async move {
+                performed.await;
+                drop(slot);
+            }
+        })
+        .await
     }
 }
 

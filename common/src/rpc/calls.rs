@@ -21,7 +21,7 @@ pub(super) struct Calls {
 struct Pending {
     /// Where replies come to at present; calls made for an earlier place have failed.
     place: Option<Place>,
-    waiting: HashMap<String, oneshot::Sender<Result<Message>>>,
+    waiting: HashMap<Uuid, oneshot::Sender<Result<Message>>>,
     /// Why there will never be another reply.
     ended: Option<Error>,
 }
@@ -29,7 +29,7 @@ struct Pending {
 /// One call, in the map for as long as this exists.
 pub(super) struct Call<'a> {
     /// The correlation id.
-    pub id: String,
+    pub id: Uuid,
     pub reply_to: String,
     /// The AMQP channel that consumes the replies.
     pub opening: Weak<Opening>,
@@ -65,8 +65,8 @@ impl Calls {
                 }
                 if let Some(Place { queue, opening, .. }) = pending.place.clone() {
                     let (sender, reply) = oneshot::channel();
-                    let id = Uuid::new_v4().to_string();
-                    pending.waiting.insert(id.clone(), sender);
+                    let id = Uuid::new_v4();
+                    pending.waiting.insert(id, sender);
                     return Ok(Call { id, reply_to: queue, opening, reply, calls: self });
                 }
             }
@@ -77,12 +77,20 @@ impl Calls {
     /// Hands a reply to its call. One that is late, comes twice or belongs to somebody else is thrown away.
     pub fn answer(&self, reply: Delivery) {
         let (message, _) = reply.split();
-        let id = message.properties.correlation_id().cloned().unwrap_or_default();
-        match self.lock().waiting.remove(&id) {
+        let id = message.properties.correlation_id().map_or("", String::as_str);
+        let caller = Uuid::parse_str(id).ok().and_then(|id| self.lock().waiting.remove(&id));
+        match caller {
             Some(caller) => {
                 let _ = caller.send(Ok(message));
             }
             None => tracing::debug!("a reply that nobody waits for is thrown away (correlation id {id:?})"),
+        }
+    }
+
+    /// One call has come to nothing.
+    pub fn fail(&self, id: &Uuid, reason: Error) {
+        if let Some(caller) = self.lock().waiting.remove(id) {
+            let _ = caller.send(Err(reason));
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{TYPE_ERROR, calls::Calls};
-use crate::{Channel, Consumer, Error, Message, RemoteError, Result, Setup};
+use crate::{Channel, Consumer, Error, Message, RemoteError, Result, Setup, ledger::Waiter};
 
 /// Calls remote procedures and matches each reply to its call, by correlation id, on one reply queue.
 ///
@@ -113,23 +113,16 @@ impl RpcClient {
         let exchange = async {
             let mut call = self.calls.register().await?;
             let mut properties = properties(&call.reply_to, patience.saturating_sub(since.elapsed()));
-            properties.with_reply_to(&call.reply_to).with_correlation_id(&call.id);
+            properties.with_reply_to(&call.reply_to).with_correlation_id(&call.id.to_string());
             let to = BasicPublishArguments::new("", queue).mandatory(true).finish();
             let opening = match self.direct {
                 true => Some(call.opening.upgrade().ok_or(Error::lost("the reply channel went with it"))?),
                 false => None,
             };
-            let asked = async { self.channel.enqueue_on(opening.as_ref(), to, properties, body).await?.await };
-            // A fast server's reply overtakes the confirm, and is worth more.
-            tokio::select! {
-                biased;
-                reply = &mut call.reply => reply,
-                asked = asked => {
-                    asked?;
-                    (&mut call.reply).await
-                }
-            }
-            .unwrap_or(Err(Error::Shutdown("RPC client")))
+            let (calls, id) = (self.calls.clone(), call.id);
+            let unsent = Waiter::Failure(Box::new(move |error| calls.fail(&id, error)));
+            self.channel.send(opening.as_ref(), unsent, to, properties, body).await?;
+            (&mut call.reply).await.unwrap_or(Err(Error::Shutdown("RPC client")))
         };
         timeout(patience, exchange).await.unwrap_or_else(|_| {
             Err(Error::Timeout {

@@ -14,7 +14,11 @@ use amqprs::{
 use futures_util::FutureExt;
 
 use super::{TYPE_ERROR, TYPE_RESULT};
-use crate::{Channel, Consumer, Delivery, Error, Message, RemoteError, Result, Setup, work::work};
+use crate::{
+    Channel, Consumer, Delivery, Error, Message, RemoteError, Result, Setup,
+    delivery::Receipt,
+    work::{Slot, work},
+};
 
 /// Answers requests from a queue.
 ///
@@ -115,7 +119,7 @@ impl RpcServer {
     {
         let Self { channel, requests } = self;
         let handler = Arc::new(handler);
-        work(requests, stop, |request| answer(channel.clone(), encode, request, handler.clone())).await
+        work(requests, stop, |request, slot| answer(channel.clone(), encode, request, handler.clone(), slot)).await
     }
 }
 
@@ -126,41 +130,24 @@ fn text(outcome: Result<Vec<u8>, RemoteError>, _: &BasicProperties, _: &mut Basi
     outcome.unwrap_or_else(|error| error.message.into_bytes())
 }
 
-async fn answer<H, Fut>(channel: Channel, encode: Encode, request: Delivery, handler: Arc<H>)
+async fn answer<H, Fut>(channel: Channel, encode: Encode, request: Delivery, handler: Arc<H>, slot: Slot)
 where
     H: Fn(Message) -> Fut,
     Fut: Future<Output = Result<Vec<u8>, RemoteError>>,
 {
     let (message, receipt) = request.split();
-    let properties = message.properties.clone();
-    let reply = Reply { channel: &channel, encode, request: &properties };
+    let request = message.properties.clone();
     // A panic comes with its own trace on stderr.
     let outcome = AssertUnwindSafe(async { handler(message).await }).catch_unwind().await;
     let outcome =
         outcome.unwrap_or_else(|_| Err(RemoteError::new("Panic", "the server failed while it worked on this request")));
-    let sent = match reply.send(outcome).await {
-        // This reply cannot be sent, as one too large for the broker; a short one can.
-        Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
-            let reason = format!("the server could not send its reply: {error}");
-            reply.send(Err(RemoteError::new("ReplyError", reason))).await
-        }
-        sent => sent,
-    };
-    let settled = match sent {
-        Ok(()) => receipt.ack().await,
-        Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
-            tracing::error!("a request cannot be answered and is rejected: {error}");
-            receipt.reject(false).await
-        }
-        Err(error) => {
-            tracing::warn!("a reply could not be sent, so its request goes back to the queue: {error}");
-            // Counts towards a quorum queue's delivery limit, as `nack` does not: it cannot go on for ever.
-            receipt.reject(true).await
-        }
-    };
-    if let Err(error) = settled {
-        tracing::warn!("a request could not be settled: {error}");
-    }
+    // Where confirms come in: else one would wake this thread, and its acknowledgement that one again.
+    let core = channel.core.core.clone();
+    core.spawn(async move {
+        let reply = Reply { channel: &channel, encode, request: &request };
+        reply.settle(outcome, receipt).await;
+        drop(slot);
+    });
 }
 
 /// Where a reply goes to, and how.
@@ -171,6 +158,33 @@ struct Reply<'a> {
 }
 
 impl Reply<'_> {
+    /// Sends the reply, then settles its request.
+    async fn settle(&self, outcome: Result<Vec<u8>, RemoteError>, receipt: Receipt) {
+        let sent = match self.send(outcome).await {
+            // This reply cannot be sent, as one too large for the broker; a short one can.
+            Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
+                let reason = format!("the server could not send its reply: {error}");
+                self.send(Err(RemoteError::new("ReplyError", reason))).await
+            }
+            sent => sent,
+        };
+        let settled = match sent {
+            Ok(()) => receipt.ack().await,
+            Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
+                tracing::error!("a request cannot be answered and is rejected: {error}");
+                receipt.reject(false).await
+            }
+            Err(error) => {
+                tracing::warn!("a reply could not be sent, so its request goes back to the queue: {error}");
+                // Counts towards a quorum queue's delivery limit, as `nack` does not: it cannot go on for ever.
+                receipt.reject(true).await
+            }
+        };
+        if let Err(error) = settled {
+            tracing::warn!("a request could not be settled: {error}");
+        }
+    }
+
     /// Publishes a result or an error; it has arrived when this returns.
     async fn send(&self, outcome: Result<Vec<u8>, RemoteError>) -> Result<()> {
         let Some(reply_to) = self.request.reply_to() else {
