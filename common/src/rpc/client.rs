@@ -121,8 +121,17 @@ impl RpcClient {
             };
             let (calls, id) = (self.calls.clone(), call.id);
             let unsent = Waiter::Failure(Box::new(move |error| calls.fail(&id, error)));
-            self.channel.send(opening.as_ref(), unsent, to, properties, body).await?;
-            (&mut call.reply).await.unwrap_or(Err(Error::Shutdown("RPC client")))
+            let asked = self.channel.send(opening.as_ref(), unsent, to, properties, body);
+            // The reply queue may go while the request waits for a connection.
+            tokio::select! {
+                biased;
+                reply = &mut call.reply => reply,
+                asked = asked => {
+                    asked?;
+                    (&mut call.reply).await
+                }
+            }
+            .unwrap_or(Err(Error::Shutdown("RPC client")))
         };
         timeout(patience, exchange).await.unwrap_or_else(|_| {
             Err(Error::Timeout {
