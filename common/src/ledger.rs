@@ -68,17 +68,17 @@ impl Ledger {
     pub fn register(
         &self,
         share: OwnedSemaphorePermit,
-        waiter: Waiter,
-    ) -> Result<Unsent<'_>, (OwnedSemaphorePermit, Waiter)> {
+        waiter: Option<Waiter>,
+    ) -> Result<Unsent<'_>, (OwnedSemaphorePermit, Option<Waiter>)> {
         let sent = Instant::now();
         let mut entries = self.entries();
         if self.loss.is_lost() {
             return Err((share, waiter));
         }
-        entries.pending.push_back(Some(Pending { waiter: Some(waiter), share, sent, returned: None }));
-        entries.waiting += 1;
+        entries.waiting += usize::from(waiter.is_some());
+        entries.pending.push_back(Some(Pending { waiter, share, sent, returned: None }));
         let number = entries.settled + entries.pending.len() as u64;
-        Ok(Unsent { ledger: self, number, sent: false })
+        Ok(Unsent { ledger: self, number })
     }
 
     /// Takes the newest number back: its message was not sent. Only its owner, who holds the publisher's turn, may.
@@ -231,20 +231,17 @@ impl Pending {
 pub(crate) struct Unsent<'a> {
     ledger: &'a Ledger,
     pub number: u64,
-    sent: bool,
 }
 
 impl Unsent<'_> {
     /// It is on its way.
-    pub fn sent(mut self) {
-        self.sent = true;
+    pub fn sent(self) {
+        std::mem::forget(self);
     }
 }
 
 impl Drop for Unsent<'_> {
     fn drop(&mut self) {
-        if !self.sent {
-            self.ledger.take_back(self.number);
-        }
+        self.ledger.take_back(self.number);
     }
 }

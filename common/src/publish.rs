@@ -101,9 +101,9 @@ impl Channel {
         properties: BasicProperties,
         body: impl Into<Vec<u8>>,
     ) -> Result<Confirm> {
-        let (sender, confirm) = oneshot::channel();
-        self.send(None, Waiter::Confirm(sender), arguments, properties, body.into()).await?;
-        Ok(Confirm(self.core.confirms.then_some(confirm)))
+        let (sender, confirm) = self.core.confirms.then(oneshot::channel).unzip();
+        self.send(None, sender.map(Waiter::Confirm), arguments, properties, body.into()).await?;
+        Ok(Confirm(confirm))
     }
 
     /// Sends a message on this opening, in confirm mode, and on no later one; `None`: on whichever is open. What becomes of
@@ -111,7 +111,7 @@ impl Channel {
     pub(crate) async fn send(
         &self,
         only: Option<&Arc<Opening>>,
-        mut waiter: Waiter,
+        mut waiter: Option<Waiter>,
         arguments: BasicPublishArguments,
         mut properties: BasicProperties,
         body: Vec<u8>,

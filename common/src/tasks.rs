@@ -21,7 +21,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::sleep;
 
 use crate::{
-    Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, Setup, rpc::json::object, work::work,
+    Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, Setup,
+    rpc::json::object,
+    work::{Slot, work},
 };
 
 /// A task that fails when it comes again is held this long before it goes back: without a pause, a task that always
@@ -149,18 +151,11 @@ impl Worker {
         E: Display + 'static,
     {
         let (handler, options) = (Arc::new(handler), self.options);
-        work(self.tasks, stop, |task, slot| {
-            let performed = perform(task, options, handler.clone());
-            async move {
-                performed.await;
-                drop(slot);
-            }
-        })
-        .await
+        work(self.tasks, stop, |task, slot| perform(task, options, handler.clone(), slot)).await
     }
 }
 
-async fn perform<T, H, Fut, O, E>(task: Delivery, options: ProcessOptions, handler: Arc<H>)
+async fn perform<T, H, Fut, O, E>(task: Delivery, options: ProcessOptions, handler: Arc<H>, _slot: Slot)
 where
     T: DeserializeOwned,
     H: Fn(T) -> Fut,

@@ -51,7 +51,7 @@ where
         }
     };
     drop(deliveries);
-    while working.join_next().await.is_some() {}
+    // Each task has a slot, or somebody who goes on for it.
     loop {
         let freed = slots.freed.notified();
         if slots.taken() == 0 {

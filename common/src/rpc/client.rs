@@ -121,7 +121,7 @@ impl RpcClient {
             };
             let (calls, id) = (self.calls.clone(), call.id);
             let unsent = Waiter::Failure(Box::new(move |error| calls.fail(&id, error)));
-            let asked = self.channel.send(opening.as_ref(), unsent, to, properties, body);
+            let asked = self.channel.send(opening.as_ref(), Some(unsent), to, properties, body);
             // The reply queue may go while the request waits for a connection.
             tokio::select! {
                 biased;
