@@ -17,7 +17,7 @@ use amqprs::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream, stream::FuturesUnordered};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ use crate::{
     work::{Publishing, Reply, SMALL, Work},
 };
 
-pub async fn prepare(work: &Work, url: &str, name: &str) -> Result<Box<dyn Ready>> {
+pub async fn prepare(work: &Work, url: &str, name: &str, confirming: bool) -> Result<Box<dyn Ready>> {
     let address = Address::parse(url)?;
     if let Some(publishing) = work.publishing(name) {
         return Ok(Box::new(Publisher::new(&address, publishing).await?));
@@ -39,8 +39,9 @@ pub async fn prepare(work: &Work, url: &str, name: &str) -> Result<Box<dyn Ready
             Box::new(Consumer { _connection: connection, channel, queue: name.to_owned() })
         }
         Work::Rpc { window, reply } => {
-            let server = Server::start(&address, name, window).await?;
-            Box::new(Caller { _server: server, client: Client::new(&address, name, reply).await?, window })
+            let server = Server::start(&address, name, window, confirming).await?;
+            let client = Client::new(&address, name, reply, confirming).await?;
+            Box::new(Caller { _server: server, client, window })
         }
         Work::Connect => Box::new(Connecting { address }),
         _ => bail!("amqprs does not recover"),
@@ -60,6 +61,14 @@ async fn open(address: &Address) -> Result<(Connection, Channel)> {
     Ok((connection, channel))
 }
 
+/// Switches publisher confirms on.
+async fn confirms(channel: &Channel) -> Result<Arc<Confirms>> {
+    let confirms = Arc::new(Confirms::default());
+    channel.register_callback(Callback(confirms.clone())).await?;
+    channel.confirm_select(ConfirmSelectArguments::default()).await?;
+    Ok(confirms)
+}
+
 struct Publisher {
     _connection: Connection,
     channel: Channel,
@@ -73,9 +82,7 @@ struct Publisher {
 impl Publisher {
     async fn new(address: &Address, publishing: Publishing) -> Result<Self> {
         let (connection, channel) = open(address).await?;
-        let confirms = Arc::new(Confirms::default());
-        channel.register_callback(Callback(confirms.clone())).await?;
-        channel.confirm_select(ConfirmSelectArguments::default()).await?;
+        let confirms = confirms(&channel).await?;
         let to = BasicPublishArguments::new(&publishing.exchange, &publishing.routing_key);
         Ok(Self { _connection: connection, channel, confirms, turn: tokio::sync::Mutex::default(), publishing, to })
     }
@@ -195,29 +202,47 @@ fn parts(message: Option<ConsumerMessage>) -> Result<(amqprs::Deliver, BasicProp
     Ok((deliver.context("no delivery")?, basic_properties.context("no properties")?, content.context("no body")?))
 }
 
-/// Echoes: replies unconfirmed, then acknowledges the request.
+/// Echoes, then acknowledges the request: at once, or when its reply is confirmed.
 struct Server {
     _connection: Connection,
 }
 
 impl Server {
-    async fn start(address: &Address, queue: &str, window: usize) -> Result<Self> {
+    async fn start(address: &Address, queue: &str, window: usize, confirming: bool) -> Result<Self> {
         let (connection, channel) = open(address).await?;
+        let confirms = if confirming { Some(confirms(&channel).await?) } else { None };
         channel.basic_qos(BasicQosArguments::new(0, u16::try_from(window)?, false)).await?;
         let (_, requests) = channel.basic_consume_rx(BasicConsumeArguments::new(queue, "")).await?;
-        tokio::spawn(serve(channel, requests));
+        tokio::spawn(serve(channel, requests, confirms));
         Ok(Self { _connection: connection })
     }
 }
 
-async fn serve(channel: Channel, mut requests: mpsc::UnboundedReceiver<ConsumerMessage>) -> Result<()> {
+async fn serve(
+    channel: Channel,
+    mut requests: mpsc::UnboundedReceiver<ConsumerMessage>,
+    confirms: Option<Arc<Confirms>>,
+) -> Result<()> {
+    let mut unconfirmed = FuturesUnordered::new();
     loop {
-        let (request, properties, body) = parts(requests.recv().await)?;
+        let request = tokio::select! {
+            request = requests.recv() => request,
+            Some(tag) = unconfirmed.next() => {
+                channel.basic_ack(BasicAckArguments::new(tag?, false)).await?;
+                continue;
+            }
+        };
+        let (request, properties, body) = parts(request)?;
         let to = properties.reply_to().context("nowhere to reply to")?;
         let id = properties.correlation_id().context("no correlation id")?;
         let reply = BasicProperties::default().with_correlation_id(id).finish();
+        let confirm = confirms.as_ref().map(|confirms| confirms.register());
         channel.basic_publish(reply, body, BasicPublishArguments::new("", to)).await?;
-        channel.basic_ack(BasicAckArguments::new(request.delivery_tag(), false)).await?;
+        let tag = request.delivery_tag();
+        match confirm {
+            Some(confirm) => unconfirmed.push(async move { confirm.await.map(|()| tag) }),
+            None => channel.basic_ack(BasicAckArguments::new(tag, false)).await?,
+        }
     }
 }
 
@@ -226,14 +251,17 @@ type Calls = Arc<Mutex<HashMap<String, oneshot::Sender<Vec<u8>>>>>;
 struct Client {
     _connection: Connection,
     channel: Channel,
+    confirms: Option<Arc<Confirms>>,
+    turn: tokio::sync::Mutex<()>,
     calls: Calls,
     queue: String,
     reply_to: String,
 }
 
 impl Client {
-    async fn new(address: &Address, queue: &str, reply: Reply) -> Result<Self> {
+    async fn new(address: &Address, queue: &str, reply: Reply, confirming: bool) -> Result<Self> {
         let (connection, channel) = open(address).await?;
+        let confirms = if confirming { Some(confirms(&channel).await?) } else { None };
         let reply_to = match reply {
             Reply::Direct => "amq.rabbitmq.reply-to".to_owned(),
             Reply::Callback => {
@@ -245,7 +273,8 @@ impl Client {
         let (_, replies) = channel.basic_consume_rx(consume).await?;
         let calls = Calls::default();
         tokio::spawn(take_replies(replies, calls.clone()));
-        Ok(Self { _connection: connection, channel, calls, queue: queue.to_owned(), reply_to })
+        let turn = tokio::sync::Mutex::default();
+        Ok(Self { _connection: connection, channel, confirms, turn, calls, queue: queue.to_owned(), reply_to })
     }
 
     async fn call(&self) -> Result<()> {
@@ -254,7 +283,14 @@ impl Client {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), sender);
         let request = BasicProperties::default().with_reply_to(&self.reply_to).with_correlation_id(&id).finish();
         let to = BasicPublishArguments::new("", &self.queue);
-        self.channel.basic_publish(request, vec![b'x'; SMALL.0], to).await?;
+        let unconfirmed = {
+            let _turn = self.turn.lock().await;
+            let confirm = self.confirms.as_ref().map(|confirms| confirms.register());
+            self.channel.basic_publish(request, vec![b'x'; SMALL.0], to).await?;
+            confirm
+        };
+        // The reply says that the request has arrived.
+        drop(unconfirmed);
         ensure!(reply.await?.len() == SMALL.0, "a foreign reply");
         Ok(())
     }
