@@ -1,6 +1,6 @@
 //! A message as it was delivered, and its settlement.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{fmt, future::Future, ops::Deref, sync::Arc};
 
 use amqprs::{
     BasicProperties,
@@ -139,24 +139,24 @@ impl Delivery {
     ///
     /// # Errors
     /// [`Error::Invalid`] with automatic acknowledgement, or when an `ack_multiple` has settled it already.
-    pub async fn ack(self) -> Result<Settlement> {
-        self.receipt.settle(Settle::Ack { multiple: false }).await
+    pub fn ack(self) -> impl Future<Output = Result<Settlement>> + Send {
+        self.receipt.settle(Settle::Ack { multiple: false })
     }
 
     /// Settles this delivery and all earlier ones of its consumer that are not settled yet.
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
-    pub async fn ack_multiple(self) -> Result<Settlement> {
-        self.receipt.settle(Settle::Ack { multiple: true }).await
+    pub fn ack_multiple(self) -> impl Future<Output = Result<Settlement>> + Send {
+        self.receipt.settle(Settle::Ack { multiple: true })
     }
 
     /// Not done: back to the queue with `requeue`, else dropped or dead-lettered.
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
-    pub async fn nack(self, requeue: bool) -> Result<Settlement> {
-        self.receipt.settle(Settle::Nack { requeue }).await
+    pub fn nack(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
+        self.receipt.settle(Settle::Nack { requeue })
     }
 
     /// Refused: back to the queue with `requeue`, else dropped or dead-lettered. On a quorum queue of RabbitMQ 4.3 a
@@ -164,8 +164,8 @@ impl Delivery {
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
-    pub async fn reject(self, requeue: bool) -> Result<Settlement> {
-        self.receipt.settle(Settle::Reject { requeue }).await
+    pub fn reject(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
+        self.receipt.settle(Settle::Reject { requeue })
     }
 
     pub(crate) fn split(self) -> (Message, Receipt) {
@@ -204,16 +204,16 @@ impl Delivery {
 }
 
 impl Receipt {
-    pub async fn ack(self) -> Result<Settlement> {
-        self.settle(Settle::Ack { multiple: false }).await
+    pub fn ack(self) -> impl Future<Output = Result<Settlement>> + Send {
+        self.settle(Settle::Ack { multiple: false })
     }
 
-    pub async fn nack(self, requeue: bool) -> Result<Settlement> {
-        self.settle(Settle::Nack { requeue }).await
+    pub fn nack(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
+        self.settle(Settle::Nack { requeue })
     }
 
-    pub async fn reject(self, requeue: bool) -> Result<Settlement> {
-        self.settle(Settle::Reject { requeue }).await
+    pub fn reject(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
+        self.settle(Settle::Reject { requeue })
     }
 
     async fn settle(mut self, how: Settle) -> Result<Settlement> {

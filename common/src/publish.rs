@@ -39,13 +39,14 @@ impl Channel {
     /// - [`Closed`](Error::Closed): the broker closed the channel because of it, as it does when there is no such exchange.
     /// - [`Unconfirmed`](Error::Unconfirmed): sent, but the confirm was lost with the connection or did not come in time.
     /// - [`Timeout`](Error::Timeout), [`Lost`](Error::Lost), [`Shutdown`](Error::Shutdown), [`Invalid`](Error::Invalid): not sent.
-    pub async fn publish(
+    pub fn publish(
         &self,
         arguments: BasicPublishArguments,
         properties: BasicProperties,
         body: impl Into<Vec<u8>>,
-    ) -> Result<()> {
-        self.enqueue(arguments, properties, body).await?.await
+    ) -> impl Future<Output = Result<()>> + Send {
+        let message = Outgoing::new(arguments, properties, body);
+        async move { self.hand_over(message).await?.await }
     }
 
     /// Publishes a message again and again until the broker has confirmed it: at least once, so perhaps twice. Drop it
@@ -95,14 +96,18 @@ impl Channel {
     ///
     /// # Errors
     /// As [`publish`](Self::publish); what concerns the broker's answer comes from the [`Confirm`].
-    pub async fn enqueue(
+    pub fn enqueue(
         &self,
         arguments: BasicPublishArguments,
         properties: BasicProperties,
         body: impl Into<Vec<u8>>,
-    ) -> Result<Confirm> {
+    ) -> impl Future<Output = Result<Confirm>> + Send {
+        self.hand_over(Outgoing::new(arguments, properties, body))
+    }
+
+    async fn hand_over(&self, message: Box<Outgoing>) -> Result<Confirm> {
         let (sender, confirm) = self.core.confirms.then(oneshot::channel).unzip();
-        self.send(None, sender.map(Waiter::Confirm), arguments, properties, body.into()).await?;
+        self.send(None, sender.map(Waiter::Confirm), message).await?;
         Ok(Confirm(confirm))
     }
 
@@ -112,10 +117,9 @@ impl Channel {
         &self,
         only: Option<&Arc<Opening>>,
         mut waiter: Option<Waiter>,
-        arguments: BasicPublishArguments,
-        mut properties: BasicProperties,
-        body: Vec<u8>,
+        mut message: Box<Outgoing>,
     ) -> Result<()> {
+        let arguments = &message.arguments;
         check_name("exchange name", &arguments.exchange)?;
         check_name("routing key", &arguments.routing_key)?;
         if arguments.immediate {
@@ -130,7 +134,7 @@ impl Channel {
         }
         let deadline = core.core.deadline();
         let late = || core.timed_out("cannot publish: nothing was sent");
-        let weight = (body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
+        let weight = (message.body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
         let share = by(deadline, core.shares.clone().acquire_many_owned(weight)).await.ok_or_else(late)?;
         let mut share = share.map_err(|_| Error::Shutdown("channel"))?;
         loop {
@@ -156,13 +160,13 @@ impl Channel {
             } else {
                 None
             };
-            if arguments.mandatory
+            if message.arguments.mandatory
                 && let Some(unsent) = &unsent
             {
-                put_number(&mut properties, unsent.number);
+                put_number(&mut message.properties, unsent.number);
             }
-            // Pinned here, since it is large and would be copied from call to call.
-            let publishing = pin!(raw.basic_publish(properties, body, arguments));
+            let Outgoing { arguments, properties, body } = *message;
+            let publishing = Box::pin(raw.basic_publish(properties, body, arguments));
             // The body is gone with a failure, so there is no second try here; the caller knows it was not sent.
             return match by(deadline, publishing).await {
                 Some(Ok(())) => {
@@ -175,6 +179,23 @@ impl Channel {
                 None => Err(late()),
             };
         }
+    }
+}
+
+/// A message on its way to the broker. In a box: all the futures that hand it on would have it inside, and each twice.
+pub(crate) struct Outgoing {
+    arguments: BasicPublishArguments,
+    properties: BasicProperties,
+    body: Vec<u8>,
+}
+
+impl Outgoing {
+    pub fn new(
+        arguments: BasicPublishArguments,
+        properties: BasicProperties,
+        body: impl Into<Vec<u8>>,
+    ) -> Box<Self> {
+        Box::new(Self { arguments, properties, body: body.into() })
     }
 }
 

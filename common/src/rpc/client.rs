@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{TYPE_ERROR, calls::Calls};
-use crate::{Channel, Consumer, Error, Message, RemoteError, Result, Setup, ledger::Waiter};
+use crate::{Channel, Consumer, Error, Message, RemoteError, Result, Setup, ledger::Waiter, publish::Outgoing};
 
 /// Calls remote procedures and matches each reply to its call, by correlation id, on one reply queue.
 ///
@@ -121,7 +121,7 @@ impl RpcClient {
             };
             let (calls, id) = (self.calls.clone(), call.id);
             let unsent = Waiter::Failure(Box::new(move |error| calls.fail(&id, error)));
-            let asked = self.channel.send(opening.as_ref(), Some(unsent), to, properties, body);
+            let asked = self.channel.send(opening.as_ref(), Some(unsent), Outgoing::new(to, properties, body));
             // The reply queue may go while the request waits for a connection.
             tokio::select! {
                 biased;
