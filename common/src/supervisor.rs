@@ -10,6 +10,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -60,11 +61,12 @@ impl Core {
     }
 
     /// Runs a task of a channel or consumer.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Option<JoinHandle<T>> {
         // Channels come after the first connection.
-        if let Some(runtime) = self.runtime.get() {
-            self.tasks.spawn_on(task, runtime);
-        }
+        Some(self.tasks.spawn_on(task, self.runtime.get()?))
     }
 
     /// Waits for a living connection; `None` when everything has to end.

@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Display,
-    future::{Future, pending},
+    future::{Future, pending, ready},
     panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use crate::{
     Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, Setup,
     rpc::json::object,
-    work::{Slot, work},
+    work::work,
 };
 
 /// A task that fails when it comes again is held this long before it goes back: without a pause, a task that always
@@ -151,11 +151,11 @@ impl Worker {
         E: Display + 'static,
     {
         let (handler, options) = (Arc::new(handler), self.options);
-        work(self.tasks, stop, |task, slot| perform(task, options, handler.clone(), slot)).await
+        work(self.tasks, stop, move |task| perform(task, options, handler.clone()), ready).await
     }
 }
 
-async fn perform<T, H, Fut, O, E>(task: Delivery, options: ProcessOptions, handler: Arc<H>, _slot: Slot)
+async fn perform<T, H, Fut, O, E>(task: Delivery, options: ProcessOptions, handler: Arc<H>)
 where
     T: DeserializeOwned,
     H: Fn(T) -> Fut,

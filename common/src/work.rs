@@ -1,90 +1,106 @@
 //! Working on several deliveries at a time.
 
-use std::{
-    future::Future,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::{future::Future, pin::pin};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::{
+    runtime::Handle,
+    task::JoinSet,
 };
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use tokio::{sync::Notify, task::JoinSet};
+use crate::{Consumer, Delivery, Error, Result};
 
-use crate::{Consumer, Delivery, Result};
-
-/// Runs a job for each delivery, in a task of its own, and no more of them at a time than the prefetch: after a loss
-/// the broker delivers as many again, while those of before are still running. When `stop` is there, gives back what
-/// has not been begun, and waits for the jobs that have. A job is over when its [`Slot`] is dropped, which it may hand on.
-pub(crate) async fn work<Fut>(
-    mut deliveries: Consumer,
+/// Runs a job for each delivery, in a task of its own, and then `finish` on what it returned. No more deliveries are
+/// worked on at a time than the prefetch: after a loss the broker delivers as many again, while those of before are still
+/// running. When `stop` is there, gives back what has not been begun, and waits for the jobs that have.
+pub(crate) async fn work<Job, Finish>(
+    deliveries: Consumer,
     stop: impl Future<Output = ()>,
-    job: impl Fn(Delivery, Slot) -> Fut,
+    job: impl Fn(Delivery) -> Job + Send + 'static,
+    finish: impl Fn(Job::Output) -> Finish + Send + 'static,
 ) -> Result<()>
 where
-    Fut: Future<Output = ()> + Send + 'static,
+    Job: Future<Output: Send + 'static> + Send + 'static,
+    Finish: Future<Output = ()> + Send + 'static,
 {
-    let mut stop = pin!(stop);
-    let mut working = JoinSet::new();
-    let slots = Arc::new(Slots::default());
-    let (mut place, mut prefetch) = (deliveries.place(), 1);
-    let ended = loop {
-        if let Some(place) = &*place.borrow_and_update() {
-            prefetch = place.prefetch;
-        }
-        // Forgets those that have ended.
-        while working.try_join_next().is_some() {}
-        // Listens before it looks.
-        let freed = slots.freed.notified();
-        let full = slots.taken() >= prefetch;
-        let delivery = tokio::select! {
-            biased;
-            () = &mut stop => break Ok(()),
-            delivery = deliveries.next(), if !full => delivery,
-            () = freed, if full => continue,
-            Ok(()) = place.changed() => continue,
-        };
-        match delivery {
-            Ok(Some(delivery)) => drop(working.spawn(job(delivery, Slots::take(&slots)))),
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
+    let core = deliveries.core();
+    let stopped = CancellationToken::new();
+    let crew = Crew { jobs: JoinSet::new(), finish, finishing: FuturesUnordered::new() };
+    // Jobs run on the program's own threads. All else does where deliveries and confirms come in, so that neither has to
+    // wake another thread.
+    let Some(shift) = core.spawn(crew.take(deliveries, job, Handle::current(), stopped.clone())) else {
+        return Err(Error::Shutdown("connection manager"));
+    };
+    let mut shift = AbortOnDropHandle::new(shift);
+    let ended = tokio::select! {
+        ended = &mut shift => ended,
+        () = stop => {
+            stopped.cancel();
+            shift.await
         }
     };
-    drop(deliveries);
-    // Each task has a slot, or somebody who goes on for it.
-    loop {
-        let freed = slots.freed.notified();
-        if slots.taken() == 0 {
-            return ended;
+    // Else the connection manager's thread has ended, and the jobs with it.
+    let Ok((ended, mut crew)) = ended else { return Ok(()) };
+    while crew.goes_on().await {}
+    ended
+}
+
+/// The jobs under way.
+struct Crew<T, F, Finish> {
+    jobs: JoinSet<T>,
+    finish: F,
+    finishing: FuturesUnordered<Finish>,
+}
+
+impl<T, F, Finish> Crew<T, F, Finish>
+where
+    T: Send + 'static,
+    F: Fn(T) -> Finish,
+    Finish: Future<Output = ()>,
+{
+    async fn take<Job>(
+        mut self,
+        mut deliveries: Consumer,
+        job: impl Fn(Delivery) -> Job,
+        runtime: Handle,
+        stopped: CancellationToken,
+    ) -> (Result<()>, Self)
+    where
+        Job: Future<Output = T> + Send + 'static,
+    {
+        let mut stopped = pin!(stopped.cancelled());
+        let ended = loop {
+            let full = self.len() >= deliveries.prefetch();
+            let delivery = tokio::select! {
+                biased;
+                () = &mut stopped => break Ok(()),
+                true = self.goes_on() => continue,
+                delivery = deliveries.next(), if !full => delivery,
+            };
+            match delivery {
+                Ok(Some(delivery)) => drop(self.jobs.spawn_on(job(delivery), &runtime)),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        (ended, self)
+    }
+
+    fn len(&self) -> usize {
+        self.jobs.len() + self.finishing.len()
+    }
+
+    /// Waits until one of them is a step further; `false` when there is none.
+    async fn goes_on(&mut self) -> bool {
+        tokio::select! {
+            Some(()) = self.finishing.next() => true,
+            Some(done) = self.jobs.join_next() => {
+                // One that panicked or was aborted has nothing to be finished.
+                self.finishing.extend(done.ok().map(&self.finish));
+                true
+            }
+            else => false,
         }
-        freed.await;
-    }
-}
-
-#[derive(Default)]
-struct Slots {
-    taken: AtomicUsize,
-    freed: Notify,
-}
-
-/// One of those that may be worked on at a time.
-pub(crate) struct Slot(Arc<Slots>);
-
-impl Slots {
-    fn taken(&self) -> usize {
-        self.taken.load(Ordering::SeqCst)
-    }
-
-    fn take(slots: &Arc<Self>) -> Slot {
-        slots.taken.fetch_add(1, Ordering::SeqCst);
-        Slot(slots.clone())
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::SeqCst);
-        // Only one waits.
-        self.0.freed.notify_waiters();
     }
 }

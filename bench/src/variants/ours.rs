@@ -1,6 +1,6 @@
 //! `common`, as its users write it.
 
-use std::time::{Duration, Instant};
+use std::{collections::VecDeque, time::{Duration, Instant}};
 
 use amqprs::{
     BasicProperties,
@@ -9,7 +9,7 @@ use amqprs::{
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use common::{
-    Channel, ConnectionManager, Consumer, Message, Setup,
+    Channel, Confirm, ConnectionManager, Consumer, Message, Setup,
     rpc::{RpcClient, RpcServer},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -71,10 +71,10 @@ struct Publisher {
 }
 
 impl Publisher {
-    async fn publish(&self, number: u64) -> Result<()> {
+    async fn enqueue(&self, number: u64) -> common::Result<Confirm> {
         let channel = &self.channels[number as usize % self.channels.len()];
         let (to, body) = (self.to.clone(), self.publishing.body.clone());
-        Ok(channel.publish(to, BasicProperties::default(), body).await?)
+        channel.enqueue(to, BasicProperties::default(), body).await
     }
 }
 
@@ -82,8 +82,18 @@ impl Publisher {
 impl Ready for Publisher {
     async fn run(&mut self, count: u64) -> Result<Duration> {
         let begun = Instant::now();
-        let messages = stream::iter(0..count).map(|number| self.publish(number)).buffered(self.publishing.window);
-        messages.try_collect::<()>().await?;
+        let mut unconfirmed = VecDeque::new();
+        for number in 0..count {
+            unconfirmed.push_back(self.enqueue(number).await?);
+            if unconfirmed.len() == self.publishing.window
+                && let Some(oldest) = unconfirmed.pop_front()
+            {
+                oldest.await?;
+            }
+        }
+        for confirm in unconfirmed {
+            confirm.await?;
+        }
         Ok(begun.elapsed())
     }
 }

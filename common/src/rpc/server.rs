@@ -17,7 +17,7 @@ use super::{TYPE_ERROR, TYPE_RESULT};
 use crate::{
     Channel, Consumer, Delivery, Error, Message, RemoteError, Result, Setup,
     delivery::Receipt,
-    work::{Slot, work},
+    work::work,
 };
 
 /// Answers requests from a queue.
@@ -119,7 +119,8 @@ impl RpcServer {
     {
         let Self { channel, requests } = self;
         let handler = Arc::new(handler);
-        work(requests, stop, |request, slot| answer(channel.clone(), encode, request, handler.clone(), slot)).await
+        let reply = move |answer: Answer| answer.send(channel.clone(), encode);
+        work(requests, stop, move |request| answer(request, handler.clone()), reply).await
     }
 }
 
@@ -130,7 +131,14 @@ fn text(outcome: Result<Vec<u8>, RemoteError>, _: &BasicProperties, _: &mut Basi
     outcome.unwrap_or_else(|error| error.message.into_bytes())
 }
 
-async fn answer<H, Fut>(channel: Channel, encode: Encode, request: Delivery, handler: Arc<H>, slot: Slot)
+/// A request that was worked on.
+struct Answer {
+    request: BasicProperties,
+    receipt: Receipt,
+    outcome: Result<Vec<u8>, RemoteError>,
+}
+
+async fn answer<H, Fut>(request: Delivery, handler: Arc<H>) -> Answer
 where
     H: Fn(Message) -> Fut,
     Fut: Future<Output = Result<Vec<u8>, RemoteError>>,
@@ -141,30 +149,19 @@ where
     let outcome = AssertUnwindSafe(async { handler(message).await }).catch_unwind().await;
     let outcome =
         outcome.unwrap_or_else(|_| Err(RemoteError::new("Panic", "the server failed while it worked on this request")));
-    // Where confirms come in: else one would wake this thread, and its acknowledgement that one again.
-    let core = channel.core.core.clone();
-    core.spawn(async move {
-        let reply = Reply { channel: &channel, encode, request: &request };
-        reply.settle(outcome, receipt).await;
-        drop(slot);
-    });
+    Answer { request, receipt, outcome }
 }
 
-/// Where a reply goes to, and how.
-struct Reply<'a> {
-    channel: &'a Channel,
-    encode: Encode,
-    request: &'a BasicProperties,
-}
-
-impl Reply<'_> {
+impl Answer {
     /// Sends the reply, then settles its request.
-    async fn settle(&self, outcome: Result<Vec<u8>, RemoteError>, receipt: Receipt) {
-        let sent = match self.send(outcome).await {
+    async fn send(self, channel: Channel, encode: Encode) {
+        let Self { request, receipt, outcome } = self;
+        let reply = Reply { channel, encode, request };
+        let sent = match reply.send(outcome).await {
             // This reply cannot be sent, as one too large for the broker; a short one can.
             Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
                 let reason = format!("the server could not send its reply: {error}");
-                self.send(Err(RemoteError::new("ReplyError", reason))).await
+                Box::pin(reply.send(Err(RemoteError::new("ReplyError", reason)))).await
             }
             sent => sent,
         };
@@ -184,7 +181,16 @@ impl Reply<'_> {
             tracing::warn!("a request could not be settled: {error}");
         }
     }
+}
 
+/// Where a reply goes to, and how.
+struct Reply {
+    channel: Channel,
+    encode: Encode,
+    request: BasicProperties,
+}
+
+impl Reply {
     /// Publishes a result or an error; it has arrived when this returns.
     async fn send(&self, outcome: Result<Vec<u8>, RemoteError>) -> Result<()> {
         let Some(reply_to) = self.request.reply_to() else {
@@ -197,7 +203,7 @@ impl Reply<'_> {
         if let Some(id) = self.request.correlation_id() {
             properties.with_correlation_id(id);
         }
-        let body = (self.encode)(outcome, self.request, &mut properties);
+        let body = (self.encode)(outcome, &self.request, &mut properties);
         // Not mandatory: a client that has gone needs no answer.
         let size = body.len();
         match self.channel.publish(BasicPublishArguments::new("", reply_to), properties, body).await {
