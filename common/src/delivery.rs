@@ -1,6 +1,11 @@
 //! A message as it was delivered, and its settlement.
 
-use std::{fmt, future::Future, ops::Deref, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    ops::Deref,
+    sync::{Arc, Weak},
+};
 
 use amqprs::{
     BasicProperties,
@@ -117,10 +122,11 @@ pub enum Settlement {
 /// The right to settle one delivery.
 pub(crate) struct Receipt {
     opening: Option<Arc<Opening>>,
-    delivery_tag: u64,
+    pub delivery_tag: u64,
 }
 
-enum Settle {
+/// How a delivery is settled.
+pub(crate) enum Settle {
     Ack { multiple: bool },
     Nack { requeue: bool },
     Reject { requeue: bool },
@@ -168,6 +174,10 @@ impl Delivery {
         self.receipt.settle(Settle::Reject { requeue })
     }
 
+    pub(crate) fn receipt(&self) -> &Receipt {
+        &self.receipt
+    }
+
     pub(crate) fn split(self) -> (Message, Receipt) {
         (self.message, self.receipt)
     }
@@ -204,19 +214,21 @@ impl Delivery {
 }
 
 impl Receipt {
-    pub fn ack(self) -> impl Future<Output = Result<Settlement>> + Send {
-        self.settle(Settle::Ack { multiple: false })
+    /// The opening that delivered it; none with automatic acknowledgement.
+    pub fn opening(&self) -> Weak<Opening> {
+        self.opening.as_ref().map_or_else(Weak::new, Arc::downgrade)
     }
 
-    pub fn nack(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
-        self.settle(Settle::Nack { requeue })
+    pub fn is_of(&self, opening: &Weak<Opening>) -> bool {
+        self.opening.as_ref().is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), opening.as_ptr()))
     }
 
-    pub fn reject(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
-        self.settle(Settle::Reject { requeue })
+    /// It is settled together with others.
+    pub fn forget(mut self) {
+        self.opening = None;
     }
 
-    async fn settle(mut self, how: Settle) -> Result<Settlement> {
+    pub async fn settle(mut self, how: Settle) -> Result<Settlement> {
         let tag = self.delivery_tag;
         let Some(opening) = self.opening.clone() else {
             return Err(Error::Invalid("with automatic acknowledgement there is nothing to settle".into()));

@@ -164,6 +164,7 @@
 
 #![deny(missing_docs)]
 
+mod acks;
 mod channel;
 mod consumer;
 mod delivery;

@@ -4,7 +4,7 @@ use std::{fmt::Display, future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
-use crate::{Delivery, Message, Result, Settlement};
+use crate::{Delivery, Message, Result, Settlement, delivery::Settle};
 
 /// What happens to a delivery whose handler fails. The default drops it (or dead-letters it, if its queue says so).
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,19 +61,31 @@ impl Delivery {
         E: Display,
     {
         let (message, receipt) = self.split();
-        let (tag, redelivered) = (message.delivery_tag, message.redelivered);
-        let failure = match AssertUnwindSafe(async { handler(message).await }).catch_unwind().await {
-            Ok(Ok(outcome)) => {
-                return match outcome.into() {
-                    Outcome::Ack => receipt.ack().await,
-                    Outcome::Requeue => receipt.nack(true).await,
-                    Outcome::Reject => receipt.reject(false).await,
-                };
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it panicked".to_owned(),
-        };
-        tracing::warn!("the handler of delivery {tag} failed: {failure}");
-        receipt.reject(options.requeue && !(options.reject_on_redelivered && redelivered)).await
+        let how = decide(message, options, handler).await;
+        receipt.settle(how).await
     }
+}
+
+/// Lets `handler` work on the message; tells how to settle it.
+pub(crate) async fn decide<F, Fut, O, E>(message: Message, options: ProcessOptions, handler: F) -> Settle
+where
+    F: FnOnce(Message) -> Fut,
+    Fut: Future<Output = Result<O, E>>,
+    O: Into<Outcome>,
+    E: Display,
+{
+    let (tag, redelivered) = (message.delivery_tag, message.redelivered);
+    let failure = match AssertUnwindSafe(async { handler(message).await }).catch_unwind().await {
+        Ok(Ok(outcome)) => {
+            return match outcome.into() {
+                Outcome::Ack => Settle::Ack { multiple: false },
+                Outcome::Requeue => Settle::Nack { requeue: true },
+                Outcome::Reject => Settle::Reject { requeue: false },
+            };
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it panicked".to_owned(),
+    };
+    tracing::warn!("the handler of delivery {tag} failed: {failure}");
+    Settle::Reject { requeue: options.requeue && !(options.reject_on_redelivered && redelivered) }
 }

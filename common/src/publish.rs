@@ -105,7 +105,7 @@ impl Channel {
         self.hand_over(Outgoing::new(arguments, properties, body))
     }
 
-    async fn hand_over(&self, message: Box<Outgoing>) -> Result<Confirm> {
+    pub(crate) async fn hand_over(&self, message: Box<Outgoing>) -> Result<Confirm> {
         let (sender, confirm) = self.core.confirms.then(oneshot::channel).unzip();
         self.send(None, sender.map(Waiter::Confirm), message).await?;
         Ok(Confirm(confirm))
@@ -190,11 +190,7 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub fn new(
-        arguments: BasicPublishArguments,
-        properties: BasicProperties,
-        body: impl Into<Vec<u8>>,
-    ) -> Box<Self> {
+    pub fn new(arguments: BasicPublishArguments, properties: BasicProperties, body: impl Into<Vec<u8>>) -> Box<Self> {
         Box::new(Self { arguments, properties, body: body.into() })
     }
 }

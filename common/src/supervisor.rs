@@ -61,10 +61,7 @@ impl Core {
     }
 
     /// Runs a task of a channel or consumer.
-    pub fn spawn<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> Option<JoinHandle<T>> {
+    pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Option<JoinHandle<T>> {
         // Channels come after the first connection.
         Some(self.tasks.spawn_on(task, self.runtime.get()?))
     }

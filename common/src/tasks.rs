@@ -22,8 +22,9 @@ use tokio::time::sleep;
 
 use crate::{
     Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, Setup,
+    process::decide,
     rpc::json::object,
-    work::work,
+    work::{Done, work},
 };
 
 /// A task that fails when it comes again is held this long before it goes back: without a pause, a task that always
@@ -155,7 +156,7 @@ impl Worker {
     }
 }
 
-async fn perform<T, H, Fut, O, E>(task: Delivery, options: ProcessOptions, handler: Arc<H>)
+async fn perform<T, H, Fut, O, E>(task: Delivery, options: ProcessOptions, handler: Arc<H>) -> Done
 where
     T: DeserializeOwned,
     H: Fn(T) -> Fut,
@@ -180,7 +181,6 @@ where
         }
         outcome
     };
-    if let Err(error) = task.process(options, handle).await {
-        tracing::warn!("a task could not be settled: {error}");
-    }
+    let (message, receipt) = task.split();
+    (receipt, decide(message, options, handle).await)
 }

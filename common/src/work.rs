@@ -1,15 +1,22 @@
 //! Working on several deliveries at a time.
 
-use std::{future::Future, pin::pin};
+use std::{
+    future::{Future, ready},
+    pin::pin,
+};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::{
-    runtime::Handle,
-    task::JoinSet,
-};
+use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{Consumer, Delivery, Error, Result};
+use crate::{
+    Consumer, Delivery, Error, Result,
+    acks::Acks,
+    delivery::{Receipt, Settle},
+};
+
+/// A delivery that was worked on, and how to settle it.
+pub(crate) type Done = (Receipt, Settle);
 
 /// Runs a job for each delivery, in a task of its own, and then `finish` on what it returned. No more deliveries are
 /// worked on at a time than the prefetch: after a loss the broker delivers as many again, while those of before are still
@@ -22,11 +29,11 @@ pub(crate) async fn work<Job, Finish>(
 ) -> Result<()>
 where
     Job: Future<Output: Send + 'static> + Send + 'static,
-    Finish: Future<Output = ()> + Send + 'static,
+    Finish: Future<Output = Done> + Send + 'static,
 {
     let core = deliveries.core();
     let stopped = CancellationToken::new();
-    let crew = Crew { jobs: JoinSet::new(), finish, finishing: FuturesUnordered::new() };
+    let crew = Crew { jobs: JoinSet::new(), finish, finishing: FuturesUnordered::new(), acks: Acks::default() };
     // Jobs run on the program's own threads. All else does where deliveries and confirms come in, so that neither has to
     // wake another thread.
     let Some(shift) = core.spawn(crew.take(deliveries, job, Handle::current(), stopped.clone())) else {
@@ -40,9 +47,11 @@ where
             shift.await
         }
     };
-    // Else the connection manager's thread has ended, and the jobs with it.
+    // Else that thread has ended, and the jobs with it.
     let Ok((ended, mut crew)) = ended else { return Ok(()) };
-    while crew.goes_on().await {}
+    while crew.goes_on().await {
+        crew.acks.send().await;
+    }
     ended
 }
 
@@ -51,13 +60,14 @@ struct Crew<T, F, Finish> {
     jobs: JoinSet<T>,
     finish: F,
     finishing: FuturesUnordered<Finish>,
+    acks: Acks,
 }
 
 impl<T, F, Finish> Crew<T, F, Finish>
 where
     T: Send + 'static,
     F: Fn(T) -> Finish,
-    Finish: Future<Output = ()>,
+    Finish: Future<Output = Done>,
 {
     async fn take<Job>(
         mut self,
@@ -71,15 +81,23 @@ where
     {
         let mut stopped = pin!(stopped.cancelled());
         let ended = loop {
-            let full = self.len() >= deliveries.prefetch();
+            let full = self.jobs.len() + self.finishing.len() >= deliveries.prefetch();
             let delivery = tokio::select! {
                 biased;
                 () = &mut stopped => break Ok(()),
                 true = self.goes_on() => continue,
+                // When nothing else is done just now: several acks may be one.
+                () = ready(()), if self.acks.are_due() => {
+                    self.acks.send().await;
+                    continue;
+                }
                 delivery = deliveries.next(), if !full => delivery,
             };
             match delivery {
-                Ok(Some(delivery)) => drop(self.jobs.spawn_on(job(delivery), &runtime)),
+                Ok(Some(delivery)) => {
+                    self.acks.begin(&delivery);
+                    self.jobs.spawn_on(job(delivery), &runtime);
+                }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }
@@ -87,20 +105,14 @@ where
         (ended, self)
     }
 
-    fn len(&self) -> usize {
-        self.jobs.len() + self.finishing.len()
-    }
-
-    /// Waits until one of them is a step further; `false` when there is none.
+    /// Waits until one of them is a step further; `false` when there is none. Nothing is lost when this is dropped.
     async fn goes_on(&mut self) -> bool {
         tokio::select! {
-            Some(()) = self.finishing.next() => true,
-            Some(done) = self.jobs.join_next() => {
-                // One that panicked or was aborted has nothing to be finished.
-                self.finishing.extend(done.ok().map(&self.finish));
-                true
-            }
-            else => false,
+            Some(done) = self.finishing.next() => self.acks.end(done),
+            // One that panicked or was aborted has nothing to be finished.
+            Some(job) = self.jobs.join_next() => self.finishing.extend(job.ok().map(&self.finish)),
+            else => return false,
         }
+        true
     }
 }

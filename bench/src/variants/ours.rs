@@ -1,6 +1,9 @@
 //! `common`, as its users write it.
 
-use std::{collections::VecDeque, time::{Duration, Instant}};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use amqprs::{
     BasicProperties,

@@ -16,8 +16,9 @@ use futures_util::FutureExt;
 use super::{TYPE_ERROR, TYPE_RESULT};
 use crate::{
     Channel, Consumer, Delivery, Error, Message, RemoteError, Result, Setup,
-    delivery::Receipt,
-    work::work,
+    delivery::{Receipt, Settle},
+    publish::Outgoing,
+    work::{Done, work},
 };
 
 /// Answers requests from a queue.
@@ -120,98 +121,116 @@ impl RpcServer {
         let Self { channel, requests } = self;
         let handler = Arc::new(handler);
         let reply = move |answer: Answer| answer.send(channel.clone(), encode);
-        work(requests, stop, move |request| answer(request, handler.clone()), reply).await
+        work(requests, stop, move |request| answer(request, encode, handler.clone()), reply).await
     }
 }
 
-/// Makes a reply's body of the outcome, and completes its properties; it is shown those of the request.
-pub(super) type Encode = fn(Result<Vec<u8>, RemoteError>, &BasicProperties, &mut BasicProperties) -> Vec<u8>;
+/// Makes a reply's body of the outcome, and completes its properties; it is told the delivery mode of the request.
+pub(super) type Encode = fn(Result<Vec<u8>, RemoteError>, Option<u8>, &mut BasicProperties) -> Vec<u8>;
 
-fn text(outcome: Result<Vec<u8>, RemoteError>, _: &BasicProperties, _: &mut BasicProperties) -> Vec<u8> {
+fn text(outcome: Result<Vec<u8>, RemoteError>, _: Option<u8>, _: &mut BasicProperties) -> Vec<u8> {
     outcome.unwrap_or_else(|error| error.message.into_bytes())
 }
 
 /// A request that was worked on.
 struct Answer {
-    request: BasicProperties,
-    receipt: Receipt,
-    outcome: Result<Vec<u8>, RemoteError>,
+    caller: Caller,
+    reply: Option<Reply>,
+    request: Receipt,
 }
 
-async fn answer<H, Fut>(request: Delivery, handler: Arc<H>) -> Answer
+/// Where replies go, and how they are marked. What a request says of it, without the rest.
+struct Caller {
+    reply_to: Option<String>,
+    correlation_id: Option<String>,
+    delivery_mode: Option<u8>,
+}
+
+struct Reply {
+    message: Box<Outgoing>,
+    size: usize,
+}
+
+async fn answer<H, Fut>(request: Delivery, encode: Encode, handler: Arc<H>) -> Answer
 where
     H: Fn(Message) -> Fut,
     Fut: Future<Output = Result<Vec<u8>, RemoteError>>,
 {
-    let (message, receipt) = request.split();
-    let request = message.properties.clone();
+    let (message, request) = request.split();
+    let caller = Caller {
+        reply_to: message.properties.reply_to().cloned(),
+        correlation_id: message.properties.correlation_id().cloned(),
+        delivery_mode: message.properties.delivery_mode(),
+    };
     // A panic comes with its own trace on stderr.
     let outcome = AssertUnwindSafe(async { handler(message).await }).catch_unwind().await;
     let outcome =
         outcome.unwrap_or_else(|_| Err(RemoteError::new("Panic", "the server failed while it worked on this request")));
-    Answer { request, receipt, outcome }
+    let reply = caller.reply(outcome, encode);
+    Answer { caller, reply, request }
+}
+
+impl Caller {
+    fn reply(&self, outcome: Result<Vec<u8>, RemoteError>, encode: Encode) -> Option<Reply> {
+        let Some(reply_to) = &self.reply_to else {
+            tracing::warn!("a request without `reply_to` cannot be answered; its result is thrown away");
+            return None;
+        };
+        let mut properties = BasicProperties::default();
+        properties.with_message_type(if outcome.is_ok() { TYPE_RESULT } else { TYPE_ERROR });
+        if let Some(id) = &self.correlation_id {
+            properties.with_correlation_id(id);
+        }
+        let body = encode(outcome, self.delivery_mode, &mut properties);
+        let size = body.len();
+        // Not mandatory: a client that has gone needs no answer.
+        Some(Reply { message: Outgoing::new(BasicPublishArguments::new("", reply_to), properties, body), size })
+    }
 }
 
 impl Answer {
-    /// Sends the reply, then settles its request.
-    async fn send(self, channel: Channel, encode: Encode) {
-        let Self { request, receipt, outcome } = self;
-        let reply = Reply { channel, encode, request };
-        let sent = match reply.send(outcome).await {
+    /// Sends the reply; then its request can be settled.
+    async fn send(self, channel: Channel, encode: Encode) -> Done {
+        let Self { caller, reply, request } = self;
+        let sent = match send(&channel, reply).await {
             // This reply cannot be sent, as one too large for the broker; a short one can.
-            Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
+            Err(error) if is_refusal(&error) => {
                 let reason = format!("the server could not send its reply: {error}");
-                Box::pin(reply.send(Err(RemoteError::new("ReplyError", reason)))).await
+                // In a box, since it is rare and as large as the first.
+                Box::pin(send(&channel, caller.reply(Err(RemoteError::new("ReplyError", reason)), encode))).await
             }
             sent => sent,
         };
-        let settled = match sent {
-            Ok(()) => receipt.ack().await,
-            Err(error @ (Error::Closed { .. } | Error::Nacked | Error::Invalid(_))) => {
+        let how = match sent {
+            Ok(()) => Settle::Ack { multiple: false },
+            Err(error) if is_refusal(&error) => {
                 tracing::error!("a request cannot be answered and is rejected: {error}");
-                receipt.reject(false).await
+                Settle::Reject { requeue: false }
             }
             Err(error) => {
                 tracing::warn!("a reply could not be sent, so its request goes back to the queue: {error}");
                 // Counts towards a quorum queue's delivery limit, as `nack` does not: it cannot go on for ever.
-                receipt.reject(true).await
+                Settle::Reject { requeue: true }
             }
         };
-        if let Err(error) = settled {
-            tracing::warn!("a request could not be settled: {error}");
-        }
+        (request, how)
     }
 }
 
-/// Where a reply goes to, and how.
-struct Reply {
-    channel: Channel,
-    encode: Encode,
-    request: BasicProperties,
+/// Whether RabbitMQ, or we, will not have this message, however often it is sent.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Closed { .. } | Error::Nacked | Error::Invalid(_))
 }
 
-impl Reply {
-    /// Publishes a result or an error; it has arrived when this returns.
-    async fn send(&self, outcome: Result<Vec<u8>, RemoteError>) -> Result<()> {
-        let Some(reply_to) = self.request.reply_to() else {
-            tracing::warn!("a request without `reply_to` cannot be answered; its result is thrown away");
-            return Ok(());
-        };
-        let kind = if outcome.is_ok() { TYPE_RESULT } else { TYPE_ERROR };
-        let mut properties = BasicProperties::default();
-        properties.with_message_type(kind);
-        if let Some(id) = self.request.correlation_id() {
-            properties.with_correlation_id(id);
+/// Publishes a reply; it has arrived when this returns.
+async fn send(channel: &Channel, reply: Option<Reply>) -> Result<()> {
+    let Some(Reply { message, size }) = reply else { return Ok(()) };
+    let confirm = channel.hand_over(message).await?;
+    match confirm.await {
+        // Among several messages on their way, the broker's words tell which one it refused.
+        Err(Error::Unconfirmed { reason }) if reason.contains(&format!("message size {size} is larger")) => {
+            Err(Error::Invalid(reason))
         }
-        let body = (self.encode)(outcome, &self.request, &mut properties);
-        // Not mandatory: a client that has gone needs no answer.
-        let size = body.len();
-        match self.channel.publish(BasicPublishArguments::new("", reply_to), properties, body).await {
-            // Among several messages on their way, the broker's words tell which one it refused.
-            Err(Error::Unconfirmed { reason }) if reason.contains(&format!("message size {size} is larger")) => {
-                Err(Error::Invalid(reason))
-            }
-            sent => sent,
-        }
+        confirmed => confirmed,
     }
 }

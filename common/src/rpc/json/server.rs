@@ -191,9 +191,9 @@ where
 }
 
 /// A reply as aio-pika's `JsonRPC` sends it.
-fn encode(outcome: Result<Vec<u8>, RemoteError>, call: &BasicProperties, reply: &mut BasicProperties) -> Vec<u8> {
+fn encode(outcome: Result<Vec<u8>, RemoteError>, mode: Option<u8>, reply: &mut BasicProperties) -> Vec<u8> {
     describe(reply, if outcome.is_ok() { TYPE_RESULT } else { TYPE_ERROR });
-    if let Some(mode) = call.delivery_mode() {
+    if let Some(mode) = mode {
         reply.with_delivery_mode(mode);
     }
     // An error consists of text and JSON values: it can always be written.
