@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use uuid::Uuid;
 
 use crate::{
     error::{Error, Result, Returned},
@@ -46,9 +47,13 @@ struct Pending {
 /// Who is told what became of a message.
 pub(crate) enum Waiter {
     Confirm(oneshot::Sender<Result<()>>),
-    /// Only if it came to nothing: who waits for a reply need not be woken for the confirm before it. Called under the
-    /// ledger's lock.
-    Failure(Box<dyn FnOnce(Error) + Send>),
+    /// A call, only if it came to nothing: who waits for a reply need not be woken for the confirm before it.
+    Call {
+        /// Its correlation id, by which it is found when it is returned.
+        id: Uuid,
+        /// Called under the ledger's lock.
+        fail: Box<dyn FnOnce(Error) + Send>,
+    },
 }
 
 /// How a message that was not lost ended.
@@ -94,6 +99,16 @@ impl Ledger {
     /// The broker returned a mandatory message; its ack follows.
     pub fn returned(&self, number: u64, message: Returned) {
         if let Some(pending) = self.entries().get(number) {
+            pending.returned = Some(Box::new(message));
+        }
+    }
+
+    /// The broker returned the request of a call. They are searched, for it seldom happens, and calls need no number on the
+    /// wire this way.
+    pub fn returned_call(&self, call: Uuid, message: Returned) {
+        let mut entries = self.entries();
+        let is_it = |pending: &&mut Pending| matches!(pending.waiter, Some(Waiter::Call { id, .. }) if id == call);
+        if let Some(pending) = entries.pending.iter_mut().flatten().find(is_it) {
             pending.returned = Some(Box::new(message));
         }
     }
@@ -220,8 +235,8 @@ impl Pending {
             (None, _) => return false,
             // The caller may have dropped its confirm.
             (Some(Waiter::Confirm(confirm)), outcome) => drop(confirm.send(outcome)),
-            (Some(Waiter::Failure(fail)), Err(error)) => fail(error),
-            (Some(Waiter::Failure(_)), Ok(())) => {}
+            (Some(Waiter::Call { fail, .. }), Err(error)) => fail(error),
+            (Some(Waiter::Call { .. }), Ok(())) => {}
         }
         true
     }

@@ -17,6 +17,7 @@ use tokio::{
     sync::{Mutex, MutexGuard},
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
+use uuid::Uuid;
 
 use crate::{
     error::{Error, Result, Returned},
@@ -284,9 +285,11 @@ impl ChannelCallback for Callback {
             properties,
             body,
         };
-        match number {
-            Some(number) => self.ledger.returned(number, message),
-            None => tracing::warn!("a returned message carries no number of ours: {message}"),
+        let call = || Uuid::parse_str(message.properties.correlation_id()?).ok();
+        match (number, call()) {
+            (Some(number), _) => self.ledger.returned(number, message),
+            (None, Some(call)) => self.ledger.returned_call(call, message),
+            (None, None) => tracing::warn!("a returned message is none of ours: {message}"),
         }
     }
 }

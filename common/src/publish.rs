@@ -132,6 +132,8 @@ impl Channel {
                 "`mandatory` needs a channel with confirms, to tell of a returned message".into(),
             ));
         }
+        // Should it be returned: with a number of ours, or, a call, with its id.
+        let numbered = arguments.mandatory && !matches!(waiter, Some(Waiter::Call { .. }));
         let deadline = core.core.deadline();
         let late = || core.timed_out("cannot publish: nothing was sent");
         let weight = (message.body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
@@ -160,9 +162,7 @@ impl Channel {
             } else {
                 None
             };
-            if message.arguments.mandatory
-                && let Some(unsent) = &unsent
-            {
+            if numbered && let Some(unsent) = &unsent {
                 put_number(&mut message.properties, unsent.number);
             }
             let Outgoing { arguments, properties, body } = *message;

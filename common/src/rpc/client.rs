@@ -120,8 +120,8 @@ impl RpcClient {
                 false => None,
             };
             let (calls, id) = (self.calls.clone(), call.id);
-            let unsent = Waiter::Failure(Box::new(move |error| calls.fail(&id, error)));
-            let asked = self.channel.send(opening.as_ref(), Some(unsent), Outgoing::new(to, properties, body));
+            let failed = Waiter::Call { id, fail: Box::new(move |error| calls.fail(&id, error)) };
+            let asked = self.channel.send(opening.as_ref(), Some(failed), Outgoing::new(to, properties, body));
             // The reply queue may go while the request waits for a connection.
             tokio::select! {
                 biased;
