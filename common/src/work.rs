@@ -32,7 +32,8 @@ where
     Finish: Future<Output = Done> + Send + 'static,
 {
     let core = deliveries.core();
-    let stopped = CancellationToken::new();
+    // Closing stops it, too: with all hands full, nobody would ask for the next delivery and hear of it.
+    let stopped = core.closing.child_token();
     let crew = Crew { jobs: JoinSet::new(), finish, finishing: FuturesUnordered::new(), acks: Acks::default() };
     // Jobs run on the program's own threads. All else does where deliveries and confirms come in, so that neither has to
     // wake another thread.

@@ -201,3 +201,61 @@ async fn a_worker_has_as_many_tasks_as_its_prefetch_and_drains_when_stopped() ->
     ensure!(channel.queue_declare(queue("tasks")).await?.messages == 2, "tasks are lost, or have come back");
     Ok(())
 }
+
+/// Nineteen end at once, and are acknowledged with few acks; the one between them is not.
+#[tokio::test]
+async fn an_unfinished_task_is_not_acknowledged_with_those_around_it() -> Result<()> {
+    const PREFETCH: u16 = 20;
+    const UNFINISHED: u32 = 7;
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let (begun, mut beginnings) = mpsc::unbounded_channel();
+    let go = Arc::new(Semaphore::new(0));
+    let handler = {
+        let go = go.clone();
+        move |Task { n }| {
+            let (go, begun) = (go.clone(), begun.clone());
+            async move {
+                let _ = begun.send(n);
+                if n == UNFINISHED {
+                    std::future::pending::<()>().await;
+                }
+                go.acquire().await.map_err(Error::other)?.forget();
+                Ok::<_, Error>(())
+            }
+        }
+    };
+    let subscribe = |channel: Setup| async move {
+        let consume = tasks(channel.clone()).await?;
+        channel.basic_qos(BasicQosArguments::new(0, PREFETCH, false)).await?;
+        Ok(consume)
+    };
+    tokio::spawn(Worker::new(&channel, subscribe).await?.run(handler));
+    let master = Master::new(&channel);
+    let begin = async |tasks: std::ops::Range<u32>, beginnings: &mut mpsc::UnboundedReceiver<u32>| {
+        for n in tasks.clone() {
+            master.create_task("tasks", &json!({"n": n})).await?;
+        }
+        for n in tasks {
+            expect(beginnings, n).await?;
+        }
+        anyhow::Ok(())
+    };
+    let first = u32::from(PREFETCH);
+    begin(0..first, &mut beginnings).await?;
+    go.add_permits(usize::from(PREFETCH) - 1);
+    // These fit into the prefetch when each of the nineteen has been acknowledged.
+    begin(first..2 * first - 1, &mut beginnings).await?;
+
+    bench.connections.close_all().await?;
+    let again = common::ConnectionManager::new(bench.host.url().parse()?);
+    let look = again.channel("look").await?;
+    let mut left = Vec::new();
+    while let Some(task) = look.get(BasicGetArguments::new("tasks")).await? {
+        left.push(task.json::<Task>()?.n);
+        task.ack().await?;
+    }
+    left.sort_unstable();
+    ensure!(left == std::iter::once(UNFINISHED).chain(first..2 * first - 1).collect::<Vec<_>>(), "{left:?}");
+    Ok(())
+}
