@@ -245,6 +245,11 @@ impl ChannelCore {
         self.closing.is_cancelled()
     }
 
+    /// Whether it is closed, and nothing of it is left.
+    pub fn has_ended(&self) -> bool {
+        matches!(*self.state.borrow(), ChannelState::Closed(_))
+    }
+
     /// Waits until the channel is closed; tells how many messages were left without a confirm.
     pub async fn closed(&self) -> usize {
         let mut state = self.state.subscribe();

@@ -109,6 +109,8 @@ impl ConnectionManager {
                 }
                 Some(core) => core.clone(),
                 None => {
+                    // Names may be made up for one use each.
+                    channels.retain(|_, core| !core.has_ended());
                     let core = ChannelCore::start(name, &self.handle.core, confirms);
                     channels.insert(name.to_owned(), core.clone());
                     core
