@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -162,18 +163,19 @@ async fn direct_reply_to(channel: Setup) -> Result<BasicConsumeArguments> {
 
 async fn receive_replies(mut consumer: Consumer, calls: Arc<Calls>, stop: CancellationToken) {
     let mut place = consumer.place();
+    let mut stopped = pin!(stop.cancelled());
+    calls.renew(place.borrow_and_update().clone());
     let reason = loop {
-        calls.renew(place.borrow_and_update().clone());
         tokio::select! {
             // What has come before a loss is still an answer.
             biased;
-            () = stop.cancelled() => return,
+            () = &mut stopped => return,
             reply = consumer.next() => match reply {
                 Ok(Some(reply)) => calls.answer(reply),
                 Ok(None) => break Error::Shutdown("connection manager"),
                 Err(error) => break error,
             },
-            _ = place.changed() => {}
+            _ = place.changed() => calls.renew(place.borrow_and_update().clone()),
         }
     };
     calls.end(reason);
