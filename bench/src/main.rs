@@ -58,7 +58,7 @@ async fn run(args: Args) -> Result<bool> {
         Some(Command::Child { work, variant, name }) => child::run(work, variant, name).await.map(|()| true),
         Some(Command::Soak(soak)) => {
             let broker = broker().await?;
-            let well = soak::run(&soak, broker.url()).await;
+            let well = soak::run(&soak, &broker.direct_url().await).await;
             broker.shutdown().await?;
             well
         }
@@ -91,10 +91,11 @@ async fn bench(args: &MeasureArgs, works: &[Work], mut variants: Vec<Variant>, b
     let versions = python.as_ref().map_or("without aio-pika", |python| &python.version);
     eprintln!("RabbitMQ {}, {versions}", broker.version().await?);
 
-    let builder = Builder::connect(broker.url()).await?;
+    let url = broker.direct_url().await;
+    let builder = Builder::connect(&url).await?;
     let seconds = args.seconds.unwrap_or(if args.quick { 0.25 } else { 1.0 });
     let setting = Setting {
-        url: broker.url(),
+        url: &url,
         port: broker.port(),
         builder: &builder,
         python: python.as_ref(),

@@ -142,6 +142,11 @@ impl Machinery for DockerBroker {
         Ok(self.container.is_running().await?)
     }
 
+    async fn own_address(&self) -> Option<(String, u16)> {
+        let address = self.container.get_bridge_ip_address().await.ok()?;
+        Some((address.to_string(), AMQP))
+    }
+
     async fn last_words(&self) -> String {
         let options = query::LogsOptionsBuilder::new().stdout(true).stderr(true).tail("100").build();
         let mut log = self.docker.logs(&self.name, Some(options));

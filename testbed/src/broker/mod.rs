@@ -19,7 +19,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use async_trait::async_trait;
 use tokio::{
     sync::OnceCell,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use self::{management::Management, ports::Ports};
@@ -68,6 +68,10 @@ trait Machinery: Send + Sync {
     /// Whether the container or the process is there.
     async fn is_running(&self) -> Result<bool> {
         Ok(true)
+    }
+    /// The host and port of its own, where others lead to it.
+    async fn own_address(&self) -> Option<(String, u16)> {
+        None
     }
     /// What it printed last, in one line, for when it does not start.
     async fn last_words(&self) -> String {
@@ -121,6 +125,17 @@ impl Broker {
     /// The URL for programs: `amqp://guest:guest@localhost:PORT`, or what `AMQP_URL` says.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The URL without detours, for measuring: what comes to a container's published port may pass through a process of
+    /// Docker's, which costs a good part of the throughput. [`url`](Broker::url), where there is no other way.
+    pub async fn direct_url(&self) -> String {
+        let Some((host, port)) = self.machinery.own_address().await else { return self.url.clone() };
+        // On macOS and Windows containers have a network that is out of reach, and nobody says so.
+        match timeout(Duration::from_secs(1), probe::version(&host, port)).await {
+            Ok(Ok(_)) => format!("amqp://guest:guest@{host}:{port}"),
+            _ => self.url.clone(),
+        }
     }
 
     /// The port at which it speaks AMQP.
