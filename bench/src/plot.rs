@@ -10,6 +10,8 @@ const PANEL: (f64, f64) = (320.0, 220.0);
 /// Space left, above, right and below of a panel's own axes.
 const MARGIN: (f64, f64, f64, f64) = (58.0, 34.0, 14.0, 34.0);
 const LEGEND: f64 = 30.0;
+/// From one name to the next.
+const LEGEND_STEP: f64 = 130.0;
 
 // The colours have enough contrast on white and on near-black, and differ for the colour-blind.
 const STYLE: &str = "
@@ -18,11 +20,14 @@ const STYLE: &str = "
   polyline { fill: none; stroke-width: 2; }
   .amqprs { stroke: #0072b2; fill: #0072b2; } .common { stroke: #c04000; fill: #c04000; }
   .lapin { stroke: #008060; fill: #008060; } .aio-pika { stroke: #a05090; fill: #a05090; }
-  polyline.amqprs, polyline.common, polyline.lapin, polyline.aio-pika { fill: none; }
+  .amqprs-confirming { stroke: #806000; fill: #806000; }
+  polyline.amqprs, polyline.amqprs-confirming, polyline.common, polyline.lapin, polyline.aio-pika { fill: none; }
+  polyline.amqprs-confirming { stroke-dasharray: 5 3; }
   @media (prefers-color-scheme: dark) {
     svg { background: #16181c; } text { fill: #ddd; } .grid { stroke: #3a3d44; }
     .amqprs { stroke: #56b4e9; fill: #56b4e9; } .common { stroke: #ff9d5c; fill: #ff9d5c; }
     .lapin { stroke: #2fd0a0; fill: #2fd0a0; } .aio-pika { stroke: #e0a0d0; fill: #e0a0d0; }
+    .amqprs-confirming { stroke: #e0c050; fill: #e0c050; }
   }";
 
 /// The points of one variant: units in flight, and the median.
@@ -38,7 +43,7 @@ pub fn svg(results: &[(Work, Vec<Measured>)]) -> Option<String> {
     let columns = panels.len().min(COLUMNS);
     // Room for the legend, even above one panel.
     let (width, height) =
-        ((PANEL.0 * columns as f64).max(740.0), LEGEND + PANEL.1 * panels.len().div_ceil(columns) as f64);
+        ((PANEL.0 * columns as f64).max(960.0), LEGEND + PANEL.1 * panels.len().div_ceil(columns) as f64);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
          height=\"{height}\" role=\"img\">\n<title>Units per second against units in flight</title>\n<style>{STYLE}\n</style>\n"
@@ -72,11 +77,11 @@ fn panels(results: &[(Work, Vec<Measured>)]) -> Vec<(String, Vec<(Variant, Line)
 
 fn legend(svg: &mut String) {
     for (index, variant) in Variant::ALL.iter().enumerate() {
-        let x = MARGIN.0 + 95.0 * index as f64;
+        let x = MARGIN.0 + LEGEND_STEP * index as f64;
         let _ = writeln!(svg, "<circle class=\"{variant}\" cx=\"{x}\" cy=\"16\" r=\"4\"/>");
         let _ = writeln!(svg, "<text x=\"{}\" y=\"20\">{variant}</text>", x + 10.0);
     }
-    let x = MARGIN.0 + 95.0 * Variant::ALL.len() as f64;
+    let x = MARGIN.0 + LEGEND_STEP * Variant::ALL.len() as f64;
     let _ = writeln!(svg, "<text x=\"{x}\" y=\"20\">units per second, against units in flight</text>");
 }
 
