@@ -166,6 +166,7 @@ impl Channel {
                 put_number(&mut message.properties, unsent.number);
             }
             let Outgoing { arguments, properties, body } = *message;
+            // In a box, too: only one at a time is here, but each that waits would have the room for it.
             let publishing = Box::pin(raw.basic_publish(properties, body, arguments));
             // The body is gone with a failure, so there is no second try here; the caller knows it was not sent.
             return match by(deadline, publishing).await {

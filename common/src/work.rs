@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, ready},
+    panic::resume_unwind,
     pin::pin,
 };
 
@@ -48,12 +49,18 @@ where
             shift.await
         }
     };
-    // Else that thread has ended, and the jobs with it.
-    let Ok((ended, mut crew)) = ended else { return Ok(()) };
-    while crew.goes_on().await {
+    let (ended, mut crew) = match ended {
+        Ok(ended) => ended,
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        // That thread has ended, and the jobs with it.
+        Err(_) => return Ok(()),
+    };
+    loop {
         crew.acks.send().await;
+        if !crew.goes_on().await {
+            return ended;
+        }
     }
-    ended
 }
 
 /// The jobs under way.
