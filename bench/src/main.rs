@@ -135,7 +135,7 @@ async fn instructions(setting: &Setting<'_>, works: &[Work], variants: &[Variant
     for work in HOT_PATHS.iter().filter(|work| works.contains(work)) {
         let mut counted = Vec::new();
         // An interpreter's instructions say nothing about ours.
-        for &variant in variants.iter().filter(|variant| **variant != Variant::AioPika) {
+        for &variant in variants.iter().filter(|variant| **variant != Variant::AioPika && variant.has(work)) {
             counted.push(counter.count(setting, work, variant).await?);
         }
         figures.extend(Figure::of_instructions(work, &counted));
