@@ -11,7 +11,7 @@ const PANEL: (f64, f64) = (320.0, 220.0);
 const MARGIN: (f64, f64, f64, f64) = (58.0, 34.0, 14.0, 34.0);
 const LEGEND: f64 = 30.0;
 /// From one name to the next.
-const LEGEND_STEP: f64 = 130.0;
+const LEGEND_STEP: f64 = 140.0;
 
 // The colours have enough contrast on white and on near-black, and differ for the colour-blind.
 const STYLE: &str = "
@@ -82,7 +82,7 @@ fn legend(svg: &mut String) {
         let _ = writeln!(svg, "<text x=\"{}\" y=\"20\">{variant}</text>", x + 10.0);
     }
     let x = MARGIN.0 + LEGEND_STEP * Variant::ALL.len() as f64;
-    let _ = writeln!(svg, "<text x=\"{x}\" y=\"20\">units per second, against units in flight</text>");
+    let _ = writeln!(svg, "<text x=\"{x}\" y=\"20\">units/s, against units in flight</text>");
 }
 
 fn panel(svg: &mut String, (left, top): (f64, f64), title: &str, lines: &[(Variant, Line)]) {
