@@ -176,8 +176,9 @@ impl Caller {
             tracing::warn!("a request without `reply_to` cannot be answered; its result is thrown away");
             return None;
         };
+        let kind = if outcome.is_ok() { TYPE_RESULT } else { TYPE_ERROR };
         let mut properties = BasicProperties::default();
-        properties.with_message_type(if outcome.is_ok() { TYPE_RESULT } else { TYPE_ERROR });
+        properties.with_message_type(kind);
         if let Some(id) = &self.correlation_id {
             properties.with_correlation_id(id);
         }
