@@ -18,6 +18,9 @@ use crate::{
     supervisor::{Core, LinkState, Request, supervise},
 };
 
+/// How long those who work on deliveries may take to settle what is done, at the end: no longer than writing does.
+const LAST_ACKS: Duration = Duration::from_secs(1);
+
 /// Owns the connection to one broker, and hands out named channels on it.
 ///
 /// Cheap to clone; all clones share the connection. Nothing is dialled before the first channel is asked for.
@@ -134,8 +137,9 @@ impl ConnectionManager {
         self.handle.core.closing.is_cancelled()
     }
 
-    /// Ends everything, in order: consumers are cancelled, outstanding confirms awaited, channels closed, then the
-    /// connection. Each step is bounded by the operation timeout. Afterwards this manager is of no more use.
+    /// Ends everything, in order: what workers and RPC servers have done is settled, consumers are cancelled, outstanding
+    /// confirms awaited, channels closed, then the connection. Each step is bounded, by the operation timeout at most.
+    /// Afterwards this manager is of no more use.
     ///
     /// Called by several tasks at once, or again, it waits for the same end.
     ///
@@ -143,6 +147,9 @@ impl ConnectionManager {
     /// [`Unconfirmed`](Error::Unconfirmed) when messages were still without a confirm at the end.
     pub async fn close_all(&self) -> Result<()> {
         let core = &self.handle.core;
+        core.resting.cancel();
+        core.workers.close();
+        let _ = timeout(LAST_ACKS, core.workers.wait()).await;
         core.closing.cancel();
         let channels: Vec<_> = {
             let mut channels = self.handle.channels.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,6 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,10 +24,14 @@ pub(crate) struct Core {
     pub options: ConnectOptions,
     pub link: watch::Sender<LinkState>,
     pub events: watch::Sender<Option<Event>>,
+    /// Those who work on deliveries take no more, and settle what is done.
+    pub resting: CancellationToken,
     /// Everything above the connection has to end, in an orderly way.
     pub closing: CancellationToken,
     /// Everything has to end.
     pub stop: CancellationToken,
+    /// The tasks of those who work on deliveries.
+    pub workers: TaskTracker,
     /// The tasks of channels and consumers.
     pub tasks: TaskTracker,
     pub supervisor: TaskTracker,
@@ -52,8 +55,10 @@ impl Core {
             options,
             link: watch::Sender::new(LinkState::Down(None)),
             events: watch::Sender::new(None),
+            resting: CancellationToken::new(),
             closing: CancellationToken::new(),
             stop: CancellationToken::new(),
+            workers: TaskTracker::new(),
             tasks: TaskTracker::new(),
             supervisor: TaskTracker::new(),
             runtime: OnceLock::new(),
@@ -61,9 +66,11 @@ impl Core {
     }
 
     /// Runs a task of a channel or consumer.
-    pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Option<JoinHandle<T>> {
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         // Channels come after the first connection.
-        Some(self.tasks.spawn_on(task, self.runtime.get()?))
+        if let Some(runtime) = self.runtime.get() {
+            self.tasks.spawn_on(task, runtime);
+        }
     }
 
     /// Waits for a living connection; `None` when everything has to end.

@@ -6,7 +6,10 @@ use std::{
     pin::pin,
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{
+    FutureExt,
+    stream::{FuturesUnordered, StreamExt},
+};
 use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -33,15 +36,13 @@ where
     Finish: Future<Output = Done> + Send + 'static,
 {
     let core = deliveries.core();
-    // Closing stops it, too: with all hands full, nobody would ask for the next delivery and hear of it.
-    let stopped = core.closing.child_token();
+    let stopped = core.resting.child_token();
     let crew = Crew { jobs: JoinSet::new(), finish, finishing: FuturesUnordered::new(), acks: Acks::default() };
     // Jobs run on the program's own threads. All else does where deliveries and confirms come in, so that neither has to
     // wake another thread.
-    let Some(shift) = core.spawn(crew.take(deliveries, job, Handle::current(), stopped.clone())) else {
-        return Err(Error::Shutdown("connection manager"));
-    };
-    let mut shift = AbortOnDropHandle::new(shift);
+    let Some(runtime) = core.runtime.get() else { return Err(Error::Shutdown("connection manager")) };
+    let shift = crew.take(deliveries, job, Handle::current(), stopped.clone());
+    let mut shift = AbortOnDropHandle::new(core.workers.spawn_on(shift, runtime));
     let ended = tokio::select! {
         ended = &mut shift => ended,
         () = stop => {
@@ -55,12 +56,10 @@ where
         // That thread has ended, and the jobs with it.
         Err(_) => return Ok(()),
     };
-    loop {
+    while crew.goes_on().await {
         crew.acks.send().await;
-        if !crew.goes_on().await {
-            return ended;
-        }
     }
+    ended
 }
 
 /// The jobs under way.
@@ -110,6 +109,9 @@ where
                 Err(error) => break Err(error),
             }
         };
+        // What is done is settled before the channel may be closed; nothing is waited for.
+        while let Some(true) = self.goes_on().now_or_never() {}
+        self.acks.send().await;
         (ended, self)
     }
 
