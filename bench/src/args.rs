@@ -51,7 +51,7 @@ pub struct MeasureArgs {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: Option<u16>,
 
-    /// How long one round should take, in seconds [default: 1, with --quick 0.25]
+    /// How long one round should take, in seconds [default: 1, with --quick 0.1]
     #[arg(long, value_parser = seconds)]
     pub seconds: Option<f64>,
 

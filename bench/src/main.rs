@@ -93,7 +93,7 @@ async fn bench(args: &MeasureArgs, works: &[Work], mut variants: Vec<Variant>, b
 
     let url = broker.direct_url().await;
     let builder = Builder::connect(&url).await?;
-    let seconds = args.seconds.unwrap_or(if args.quick { 0.25 } else { 1.0 });
+    let seconds = args.seconds.unwrap_or(if args.quick { 0.1 } else { 1.0 });
     let setting = Setting {
         url: &url,
         port: broker.port(),

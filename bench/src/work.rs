@@ -81,7 +81,7 @@ impl Work {
     pub fn is_quick(&self) -> bool {
         match *self {
             Work::Publish { size, window, queue } => match queue {
-                QueueKind::Classic => size == SMALL || window == 10_000,
+                QueueKind::Classic => (size == SMALL && window != 50) || window == 10_000,
                 QueueKind::Quorum => window == 500 && size == SMALL,
             },
             Work::Fanout { queues } => queues == 10,
