@@ -47,14 +47,13 @@ impl Acks {
 
     /// Settles what is done.
     pub async fn send(&mut self) {
+        let first_begun = self.begun.first();
         let mut together = Vec::new();
         for (receipt, how) in self.done.drain(..) {
-            match (how, self.begun.first()) {
-                (Settle::Ack { .. }, None) if receipt.is_of(&self.opening) => together.push(receipt),
-                (Settle::Ack { .. }, Some(first)) if receipt.is_of(&self.opening) && receipt.delivery_tag < *first => {
-                    together.push(receipt);
-                }
-                (how, _) => settle(receipt, how).await,
+            let nothing_before = first_begun.is_none_or(|first| receipt.delivery_tag < *first);
+            match how {
+                Settle::Ack { .. } if nothing_before && receipt.is_of(&self.opening) => together.push(receipt),
+                how => settle(receipt, how).await,
             }
         }
         // All before the last of them is done, and settled.

@@ -145,11 +145,6 @@ impl Consumer {
         self.manager.core.clone()
     }
 
-    /// How many deliveries may be unacknowledged at a time, on the latest subscription.
-    pub(crate) fn prefetch(&self) -> usize {
-        self.place.borrow().as_ref().map_or(1, |place| place.prefetch)
-    }
-
     /// Where it consumes from, `None` while there is no subscription.
     pub(crate) fn place(&self) -> watch::Receiver<Option<Place>> {
         self.place.clone()

@@ -87,8 +87,13 @@ where
         Job: Future<Output = T> + Send + 'static,
     {
         let mut stopped = pin!(stopped.cancelled());
+        let (mut place, mut prefetch) = (deliveries.place(), 1);
         let ended = loop {
-            let full = self.jobs.len() + self.finishing.len() >= deliveries.prefetch();
+            // Without a subscription the last one's prefetch counts: the next one may come while jobs are still running.
+            if let Some(place) = &*place.borrow_and_update() {
+                prefetch = place.prefetch;
+            }
+            let full = self.jobs.len() + self.finishing.len() >= prefetch;
             let delivery = tokio::select! {
                 biased;
                 () = &mut stopped => break Ok(()),
@@ -99,6 +104,7 @@ where
                     continue;
                 }
                 delivery = deliveries.next(), if !full => delivery,
+                Ok(()) = place.changed(), if full => continue,
             };
             match delivery {
                 Ok(Some(delivery)) => {
