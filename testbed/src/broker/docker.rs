@@ -26,7 +26,7 @@ use testcontainers::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{Machinery, Ports, ServerTls, last_words, one_line, ports::random, probe};
+use super::{Machinery, Ports, ServerTls, last_words, one_line, ports::random, probe, start::Settings};
 #[cfg(unix)]
 use crate::guard::Guard;
 
@@ -82,7 +82,7 @@ enum Remover {
 
 impl DockerBroker {
     /// Starts a container that offers the broker on `ports` of this machine.
-    pub(super) async fn start(ports: Ports, tls: Option<&ServerTls>, report: &dyn Fn(&str)) -> Result<DockerBroker> {
+    pub(super) async fn start(ports: Ports, settings: &Settings, report: &dyn Fn(&str)) -> Result<DockerBroker> {
         let docker = daemon().await?;
         let image = image();
         let name = format!("testbed-{}-{:08x}", std::process::id(), random() as u32);
@@ -91,7 +91,7 @@ impl DockerBroker {
             Err(_) => format!("starting {image} in Docker: fetching the image first, which takes a while"),
         });
         let mut remover = Remover::arm(&docker, &name);
-        let started = container(&image, &name, ports, tls).start().await;
+        let started = container(&image, &name, ports, settings).start().await;
         remover.settled();
         let container = ManuallyDrop::new(started.map_err(|error| explain(&image, &error))?);
         let host = host(&container, ports).await?;
@@ -210,7 +210,7 @@ fn container(
     image: &str,
     name: &str,
     ports: Ports,
-    tls: Option<&ServerTls>,
+    settings: &Settings,
 ) -> testcontainers::ContainerRequest<GenericImage> {
     // In `registry:5000/rabbitmq` the colon is no tag's.
     let (repository, tag) = match image.rsplit_once(':') {
@@ -234,7 +234,11 @@ fn container(
                 address.clone_from(&host_ip);
             }
         });
-    if let (Some(port), Some(tls)) = (ports.tls, tls) {
+    if !settings.configuration.is_empty() {
+        let lines = settings.configuration.clone().into_bytes();
+        container = container.with_copy_to("/etc/rabbitmq/conf.d/95-settings.conf", lines);
+    }
+    if let (Some(port), Some(tls)) = (ports.tls, &settings.tls) {
         container = container
             .with_mapped_port(port, AMQPS.tcp())
             .with_copy_to("/etc/rabbitmq/enabled_plugins", ServerTls::PLUGINS.as_bytes().to_vec())

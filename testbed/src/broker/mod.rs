@@ -13,7 +13,10 @@ mod start;
 mod tls;
 mod virtual_host;
 
-use std::time::Duration;
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use async_trait::async_trait;
@@ -156,6 +159,28 @@ impl Broker {
     /// Which RabbitMQ this is, as `4.3.6`.
     pub async fn version(&self) -> Result<String> {
         probe::version(&self.host, self.port).await
+    }
+
+    /// For a test that this RabbitMQ may be too old for: whether it is older than `least`, as `4.3`. Then a line that begins
+    /// with `skipped:` and names the test goes to stderr, past the test runner's capture: to be seen, and to be counted.
+    ///
+    /// ```no_run
+    /// # async fn test(broker: testbed::Broker) -> anyhow::Result<()> {
+    /// if broker.skip_below("4.3").await? {
+    ///     return Ok(());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn skip_below(&self, least: &str) -> Result<bool> {
+        let numbers = |version: &str| version.split('.').map_while(|part| part.parse().ok()).collect::<Vec<u32>>();
+        let version = self.version().await?;
+        let skips = numbers(&version) < numbers(least);
+        if skips {
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            writeln!(io::stderr(), "skipped: {test}: it needs RabbitMQ {least} or newer, and this is {version}")?;
+        }
+        Ok(skips)
     }
 
     /// A virtual host of its own for one test, with a user who can reach nothing else: what one test

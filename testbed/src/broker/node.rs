@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Machinery, PORT_TAKEN, Ports, ServerTls, last_words,
     ports::{free_port, random},
+    start::Settings,
 };
 use crate::guard::Guard;
 
@@ -108,7 +109,7 @@ impl NodeBroker {
     pub(super) async fn start(
         commands: Commands,
         ports: Ports,
-        tls: Option<&ServerTls>,
+        settings: &Settings,
         report: &dyn Fn(&str),
     ) -> Result<NodeBroker> {
         report(&format!("starting a private node with {}", commands.directory.join("rabbitmq-server").display()));
@@ -124,7 +125,7 @@ impl NodeBroker {
         let epmd_port = free_port(None, &taken)?;
         taken.push(epmd_port);
         let dist_port = free_port(None, &taken)?;
-        let environment = configure(&directory, &name, (ports, tls), epmd_port, dist_port)?;
+        let environment = configure(&directory, &name, (ports, settings), epmd_port, dist_port)?;
         write_rabbitmqctl(&directory, &commands, &environment)?;
         let mut broker =
             NodeBroker { commands, environment, node: Mutex::new(None), epmd: None, guard: Some(guard), directory };
@@ -302,7 +303,7 @@ pub(super) fn is_port_taken(error: &anyhow::Error) -> bool {
 fn configure(
     directory: &Path,
     name: &str,
-    (ports, tls): (Ports, Option<&ServerTls>),
+    (ports, settings): (Ports, &Settings),
     epmd_port: u16,
     dist_port: u16,
 ) -> Result<Vec<(&'static str, OsString)>> {
@@ -318,13 +319,14 @@ fn configure(
         ports.amqp, ports.management
     );
     let mut plugins = "[rabbitmq_management].\n";
-    if let (Some(port), Some(tls)) = (ports.tls, tls) {
+    if let (Some(port), Some(tls)) = (ports.tls, &settings.tls) {
         for (name, text) in tls.files() {
             file(name, text)?;
         }
         configuration += &tls.configuration(&format!("127.0.0.1:{port}"), &directory.display().to_string());
         plugins = ServerTls::PLUGINS;
     }
+    configuration += &settings.configuration;
     let text = |text: String| OsString::from(text);
     let below = |name: &str| OsString::from(directory.join(name));
     fs::create_dir(directory.join("conf.d"))?;

@@ -24,14 +24,22 @@ const ATTEMPTS: usize = 5;
 pub struct BrokerBuilder {
     port: Option<u16>,
     management_port: Option<u16>,
-    tls: Option<ServerTls>,
+    settings: Settings,
     report: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 impl Default for BrokerBuilder {
     fn default() -> BrokerBuilder {
-        BrokerBuilder { port: None, management_port: None, tls: None, report: Box::new(|_| ()) }
+        BrokerBuilder { port: None, management_port: None, settings: Settings::default(), report: Box::new(|_| ()) }
     }
+}
+
+/// How a broker of our own differs from one as it is installed.
+#[derive(Default)]
+pub(super) struct Settings {
+    pub tls: Option<ServerTls>,
+    /// Lines of `rabbitmq.conf`.
+    pub configuration: String,
 }
 
 /// `TESTBED_BROKER`: only this way, and no other.
@@ -56,7 +64,15 @@ impl BrokerBuilder {
 
     /// Speak TLS, too, on a port of its own.
     pub fn tls(mut self, tls: ServerTls) -> BrokerBuilder {
-        self.tls = Some(tls);
+        self.settings.tls = Some(tls);
+        self
+    }
+
+    /// Lines of [`rabbitmq.conf`](https://www.rabbitmq.com/docs/configure), such as `heartbeat = 10`, after those that are
+    /// needed anyway.
+    pub fn configuration(mut self, lines: &str) -> BrokerBuilder {
+        self.settings.configuration += lines;
+        self.settings.configuration.push('\n');
         self
     }
 
@@ -97,8 +113,8 @@ impl BrokerBuilder {
     async fn in_docker(&self) -> Result<Broker> {
         let mut attempt = 1;
         let (broker, ports) = loop {
-            let ports = Ports::choose(self.port, self.management_port, self.tls.is_some())?;
-            match DockerBroker::start(ports, self.tls.as_ref(), &*self.report).await {
+            let ports = Ports::choose(self.port, self.management_port, self.settings.tls.is_some())?;
+            match DockerBroker::start(ports, &self.settings, &*self.report).await {
                 Ok(broker) => break (broker, ports),
                 Err(error) if docker::is_port_taken(&error) && attempt < ATTEMPTS => attempt += 1,
                 Err(error) => return Err(error),
@@ -123,8 +139,8 @@ impl BrokerBuilder {
         };
         let mut attempt = 1;
         loop {
-            let ports = Ports::choose(self.port, self.management_port, self.tls.is_some())?;
-            let node = NodeBroker::start(commands.clone(), ports, self.tls.as_ref(), &*self.report).await?;
+            let ports = Ports::choose(self.port, self.management_port, self.settings.tls.is_some())?;
+            let node = NodeBroker::start(commands.clone(), ports, &self.settings, &*self.report).await?;
             let broker = Broker::own(node, "localhost".to_owned(), ports);
             match broker.ready().await {
                 Ok(()) => return Ok(broker),
