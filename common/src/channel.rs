@@ -1,9 +1,15 @@
 //! A named channel: opened, prepared and opened again for as long as it is wanted.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
-use futures_util::future::BoxFuture;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{interval, timeout, timeout_at},
@@ -17,7 +23,7 @@ use crate::{
     opening::Opening,
     publish::MOST_BYTES_IN_FLIGHT,
     reopen::Reopen,
-    setup::{FirstRun, run},
+    setup::{FirstRun, Function, check_outside},
     supervisor::Core,
     topology::{check_name, topology_calls},
 };
@@ -37,6 +43,8 @@ pub struct Channel {
 
 pub(crate) struct ChannelCore {
     name: String,
+    /// No other channel of this program has it.
+    number: u64,
     pub confirms: bool,
     pub core: Arc<Core>,
     state: watch::Sender<ChannelState>,
@@ -55,11 +63,9 @@ enum ChannelState {
     Closed(usize),
 }
 
-/// One step of a channel's setup: run at each opening, in order.
-type Step = Arc<dyn Fn(Setup) -> BoxFuture<'static, Result<()>> + Send + Sync>;
-
+/// A step of a channel's setup, to be run for the first time.
 struct NewStep {
-    step: Step,
+    step: Function<()>,
     first_run: FirstRun,
     answer: oneshot::Sender<Result<()>>,
 }
@@ -95,17 +101,25 @@ impl Channel {
     /// # }
     /// ```
     ///
+    /// It runs in a task on the Tokio runtime that `setup` is called on, and each run has the operation timeout for its
+    /// deadline. A step is kept until the channel is closed, so call this once for each thing that the channel needs, and
+    /// not once for each message: what is needed once only is declared on the channel itself. The step declares with the
+    /// [`Setup`] it is given; it cannot use the channel that it sets up, which waits for it.
+    ///
     /// # Errors
-    /// The step's own error; it is then not kept. Later failures are logged and retried.
+    /// The step's own error, or that it panicked or did not end in time; it is then not kept, and neither is it when this
+    /// call is dropped. Later failures are logged and retried. [`Invalid`](Error::Invalid) outside a Tokio runtime.
     pub async fn setup<F, Fut>(&self, step: F) -> Result<()>
     where
         F: Fn(Setup) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
+        let step = Function::new(step, Some(self.core.number))?;
+        self.opening().await?;
         let (answer, answered) = oneshot::channel();
-        let step: Step = Arc::new(move |setup| Box::pin(step(setup)));
         let _ = self.core.steps.send(NewStep { step, first_run: FirstRun::default(), answer });
-        match timeout(self.core.core.options.operation_timeout, answered).await {
+        // Each run has its own deadline; this one is for the time between them.
+        match timeout(self.core.core.options.operation_timeout * 2, answered).await {
             Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))),
             Err(_) => Err(self.core.timed_out("cannot run a setup")),
         }
@@ -142,8 +156,8 @@ impl Channel {
         F: Fn(Setup) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
-        let subscribe = Box::new(move |setup| -> BoxFuture<'static, _> { Box::pin(subscribe(setup)) });
-        consumer::start(self.manager.clone(), self.name(), subscribe).await
+        check_outside(self.core.number)?;
+        consumer::start(self.manager.clone(), self.name(), Function::new(subscribe, None)?).await
     }
 
     /// [`consume`](Self::consume) for a `subscribe` that takes a value, cloned for each run.
@@ -227,9 +241,11 @@ async fn get(opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Opti
 
 impl ChannelCore {
     pub fn start(name: &str, core: &Arc<Core>, confirms: bool) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let (steps, new_steps) = mpsc::unbounded_channel();
         let channel = Arc::new(Self {
             name: name.to_owned(),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             confirms,
             core: core.clone(),
             state: watch::Sender::new(ChannelState::Opening(None)),
@@ -259,6 +275,7 @@ impl ChannelCore {
 
     /// Waits for a living opening.
     pub async fn opening(&self) -> Result<Arc<Opening>> {
+        check_outside(self.number)?;
         if let ChannelState::Open(opening) = &*self.state.borrow()
             && !opening.is_lost()
             && !self.closing.is_cancelled()
@@ -295,12 +312,12 @@ impl ChannelCore {
 
 /// The channel's task: opens it, runs its setup, watches over it, and closes it.
 async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedReceiver<NewStep>) {
-    let mut steps: Vec<Step> = Vec::new();
+    let mut steps: Vec<Function<()>> = Vec::new();
     let mut reopen = Reopen::new(channel.core.clone(), channel.closing.clone(), &channel.name, channel.confirms);
     while let Some(opening) = reopen.next().await {
         let ready = async {
             for step in &steps {
-                run(step(Setup::new(&opening))).await?;
+                step.run(&opening, channel.core.options.operation_timeout).await?;
             }
             Ok(())
         };
@@ -331,35 +348,54 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
 async fn serve(
     channel: &ChannelCore,
     opening: &Arc<Opening>,
-    steps: &mut Vec<Step>,
+    steps: &mut Vec<Function<()>>,
     new_steps: &mut mpsc::UnboundedReceiver<NewStep>,
 ) -> Option<Error> {
-    let timeout = channel.core.options.operation_timeout;
+    tokio::select! {
+        () = channel.closing.cancelled() => None,
+        never = expire(opening, channel.core.options.operation_timeout) => never,
+        reason = run_new_steps(channel, opening, steps, new_steps) => Some(reason),
+    }
+}
+
+/// Gives up, for ever, on messages that were not confirmed in time.
+async fn expire<T>(opening: &Opening, timeout: Duration) -> T {
     let mut sweep = interval(Duration::from_secs(1).min(timeout / 4).max(Duration::from_millis(10)));
     loop {
-        tokio::select! {
-            () = channel.closing.cancelled() => return None,
-            reason = opening.lost() => return Some(reason),
-            _ = sweep.tick() => if let Some(limit) = std::time::Instant::now().checked_sub(timeout) {
-                opening.ledger.expire(limit);
-            },
-            Some(NewStep { step, mut first_run, answer }) = new_steps.recv() => {
-                if answer.is_closed() {
-                    continue;
+        sweep.tick().await;
+        if let Some(limit) = std::time::Instant::now().checked_sub(timeout) {
+            opening.ledger.expire(limit);
+        }
+    }
+}
+
+/// Until the opening is lost: the reason.
+async fn run_new_steps(
+    channel: &ChannelCore,
+    opening: &Arc<Opening>,
+    steps: &mut Vec<Function<()>>,
+    new_steps: &mut mpsc::UnboundedReceiver<NewStep>,
+) -> Error {
+    loop {
+        let NewStep { step, mut first_run, mut answer } = tokio::select! {
+            reason = opening.lost() => return reason,
+            Some(new) = new_steps.recv() => new,
+        };
+        let outcome = tokio::select! {
+            outcome = step.run(opening, channel.core.options.operation_timeout) => outcome,
+            // The caller has gone, and with it the wish.
+            () = answer.closed() => continue,
+        };
+        match outcome {
+            Err(error) if !first_run.has_failed(&error) => {
+                let _ = channel.steps.send(NewStep { step, first_run, answer });
+                return error;
+            }
+            outcome => {
+                let succeeded = outcome.is_ok();
+                if answer.send(outcome).is_ok() && succeeded {
+                    steps.push(step);
                 }
-                let outcome = tokio::select! {
-                    outcome = run(step(Setup::new(opening))) => outcome,
-                    () = channel.closing.cancelled() => return None,
-                };
-                match outcome {
-                    Err(error) if !first_run.has_failed(&error) => {
-                        let _ = channel.steps.send(NewStep { step, first_run, answer });
-                        return Some(error);
-                    }
-                    Ok(()) => steps.push(step),
-                    Err(_) => {}
-                }
-                let _ = answer.send(outcome);
             }
         }
     }

@@ -219,6 +219,11 @@ impl Receipt {
         self.opening.as_ref().map_or_else(Weak::new, Arc::downgrade)
     }
 
+    /// Whether it has to be settled.
+    pub fn is_due(&self) -> bool {
+        self.opening.is_some()
+    }
+
     pub fn is_of(&self, opening: &Weak<Opening>) -> bool {
         self.opening.as_ref().is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), opening.as_ptr()))
     }
@@ -240,7 +245,7 @@ impl Receipt {
             tracing::info!("delivery {tag} is settled too late: its channel is gone, RabbitMQ delivers it again");
             return Ok(Settlement::TooLate);
         }
-        if tag <= settled.0 {
+        if tag <= settled.up_to {
             self.opening = None;
             return Err(Error::Invalid(format!("delivery {tag} was settled by an ack_multiple before")));
         }
@@ -250,8 +255,9 @@ impl Receipt {
             return Ok(Settlement::TooLate);
         }
         if matches!(how, Settle::Ack { multiple: true }) {
-            settled.0 = tag;
+            settled.up_to = tag;
         }
+        settled.any = true;
         Ok(Settlement::Sent)
     }
 }

@@ -66,11 +66,13 @@ pub enum Error {
         text: String,
     },
 
-    /// The broker ended a consumer, typically because its queue was deleted.
-    #[error("RabbitMQ cancelled the consumer of queue `{queue}` (was the queue deleted?)")]
+    /// The broker ended a consumer: its queue was deleted, or a delivery was not acknowledged in time.
+    #[error("RabbitMQ cancelled the consumer of queue `{queue}`{}", why_cancelled(*late))]
     Cancelled {
         /// The queue it consumed from.
         queue: String,
+        /// The queue still exists, and deliveries of the consumer were not acknowledged.
+        late: bool,
     },
 
     /// The connection broke again and again as soon as a consumer had subscribed, so the consumer has ended.
@@ -220,6 +222,17 @@ fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(" ({reason})") }
 }
 
+const ACKNOWLEDGEMENT_TIMEOUT: &str = "finish sooner, acknowledge earlier, or raise RabbitMQ's acknowledgement timeout \
+     (`consumer_timeout` in rabbitmq.conf, in milliseconds; 30 minutes unless set)";
+
+fn why_cancelled(late: bool) -> String {
+    if late {
+        format!(", which still exists: probably a delivery was not acknowledged in time; {ACKNOWLEDGEMENT_TIMEOUT}")
+    } else {
+        " (was the queue deleted?)".into()
+    }
+}
+
 /// What a learner does about the commonest answers of the broker.
 fn hint(doing: &str, code: u16, text: &str) -> String {
     let hint = match code {
@@ -230,6 +243,7 @@ fn hint(doing: &str, code: u16, text: &str) -> String {
         406 if text.contains("inequivalent") => {
             "; it exists with other arguments: use another name, or delete the old one if nobody needs it"
         }
+        406 if text.contains("delivery acknowledgement") => return format!("; {ACKNOWLEDGEMENT_TIMEOUT}"),
         _ => "",
     };
     hint.into()

@@ -183,6 +183,8 @@ mod publish;
 mod remote;
 mod reopen;
 mod setup;
+mod shelf;
+mod subscribing;
 mod supervisor;
 mod suspicion;
 mod tls;

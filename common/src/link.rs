@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicU32, Ordering},
 };
 
 use amqprs::{Close, callbacks::ConnectionCallback, connection::Connection};
@@ -36,8 +36,8 @@ pub(crate) struct Health {
     closed_channels: AtomicU32,
     /// Channels that are open, or being opened.
     open_channels: AtomicU32,
-    /// The consumer that subscribed last: when the connection then breaks, it is the one to suspect.
-    pub last_consumer: AtomicU64,
+    /// Held by the consumer that finds out whether a message breaks the connection.
+    pub trial: tokio::sync::Mutex<()>,
 }
 
 /// One of the connection's channel numbers, given back when dropped.

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    Channel, ConnectOptions, Error, Events, Result,
+    Channel, ConnectOptions, Error, Event, Events, Result,
     channel::ChannelCore,
     supervisor::{Core, LinkState, Request, supervise},
 };
@@ -170,6 +170,14 @@ impl ConnectionManager {
         core.stop.cancel();
         core.supervisor.close();
         let ended = timeout(patience, core.supervisor.wait()).await;
+        // Where nothing was ever dialled, no supervisor says it.
+        core.events.send_if_modified(|event| match event {
+            Some(Event::Closed) => false,
+            event => {
+                *event = Some(Event::Closed);
+                true
+            }
+        });
         self.handle.end_runtime();
         match (unconfirmed, ended) {
             (Ok(0), Ok(())) => Ok(()),

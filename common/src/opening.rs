@@ -17,6 +17,7 @@ use tokio::{
     sync::{Mutex, MutexGuard},
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
@@ -49,16 +50,24 @@ pub(crate) struct Opening {
     pub prefetch: std::sync::Mutex<Option<u16>>,
     /// The last queue declared, which AMQP lets the name "" stand for (`queue.bind`, `basic.consume`).
     pub last_queue: std::sync::Mutex<String>,
-    /// Exclusive queues that the broker named: they stay until the connection ends, and nobody else can know them.
-    pub own_queues: std::sync::Mutex<Vec<String>>,
+    /// For a consumer's setup: the exclusive queues that the broker named for it. They stay until the connection ends, and
+    /// nobody else can know them.
+    pub own_queues: std::sync::Mutex<Option<Vec<String>>>,
+    /// The broker has cancelled the consumer.
+    pub cancelled: CancellationToken,
     pub health: Arc<Health>,
     timeout: Duration,
     runtime: Handle,
 }
 
-/// Everything up to this delivery tag was settled at once (`basic.ack` with `multiple`).
+/// What was settled of an opening's deliveries.
 #[derive(Debug, Default)]
-pub(crate) struct Settled(pub u64);
+pub(crate) struct Settled {
+    /// Everything up to this delivery tag was settled at once (`basic.ack` with `multiple`).
+    pub up_to: u64,
+    /// Whether anything was.
+    pub any: bool,
+}
 
 impl Opening {
     /// Opens a channel on the link. `confirms`: in confirm mode.
@@ -77,6 +86,7 @@ impl Opening {
             () = sleep(deadline) => return Err(no_answer("cannot open a channel", deadline)),
         };
         let (ledger, turn) = (Arc::new(Ledger::default()), Arc::new(Mutex::default()));
+        let cancelled = CancellationToken::new();
         let opening = Arc::new(Self {
             raw: Some(raw.clone()),
             _number: number,
@@ -86,11 +96,12 @@ impl Opening {
             prefetch: std::sync::Mutex::default(),
             last_queue: std::sync::Mutex::default(),
             own_queues: std::sync::Mutex::default(),
+            cancelled: cancelled.clone(),
             health: link.health.clone(),
             timeout: deadline,
             runtime: link.runtime.clone(),
         });
-        raw.register_callback(Callback { ledger, turn, health: link.health.clone() }).await?;
+        raw.register_callback(Callback { ledger, turn, cancelled, health: link.health.clone() }).await?;
         if confirms {
             opening.confirm_select().await?;
         }
@@ -216,6 +227,7 @@ fn no_answer(doing: &str, after: Duration) -> Error {
 struct Callback {
     ledger: Arc<Ledger>,
     turn: Arc<Mutex<Settled>>,
+    cancelled: CancellationToken,
     health: Arc<Health>,
 }
 
@@ -257,9 +269,9 @@ impl ChannelCallback for Callback {
         }
     }
 
-    async fn cancel(&mut self, _: &RawChannel, cancel: Cancel) -> Result<(), amqprs::error::Error> {
-        // The consumer's owner knows the queue and says so; here there is only the tag.
-        self.ledger.end(Error::Cancelled { queue: cancel.consumer_tag().clone() }, false);
+    async fn cancel(&mut self, _: &RawChannel, _: Cancel) -> Result<(), amqprs::error::Error> {
+        // The channel lives, and what it has delivered can be settled.
+        self.cancelled.cancel();
         Ok(())
     }
 

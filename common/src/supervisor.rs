@@ -10,6 +10,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -66,11 +67,9 @@ impl Core {
     }
 
     /// Runs a task of a channel or consumer.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
         // Channels come after the first connection.
-        if let Some(runtime) = self.runtime.get() {
-            self.tasks.spawn_on(task, runtime);
-        }
+        self.runtime.get().map(|runtime| self.tasks.spawn_on(task, runtime))
     }
 
     /// Waits for a living connection; `None` when everything has to end.

@@ -1,66 +1,67 @@
 //! A message that breaks the connection each time it is delivered, noticed.
 //!
 //! amqprs gives the connection up when it cannot decode a frame, such as a header that is not UTF-8. RabbitMQ then puts
-//! the message back, and delivers it again to the next subscription: for ever. All consumers of the connection see the
-//! same losses, so the question is which of them is to blame: it is the one that subscribed last, each time.
+//! the message back, and delivers it again to the next subscription: for ever. From here that looks like a network that
+//! breaks, so a consumer is not accused without proof. After quick losses it subscribes *on trial*: with a prefetch of 1,
+//! while no other consumer of the connection is on trial, to a queue that has messages. The proof is a connection that
+//! breaks before any of them has come.
+//!
+//! With automatic acknowledgement RabbitMQ forgets a message when it sends it, so none comes twice.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use crate::Error;
 
-use crate::{Error, opening::Opening};
+/// A connection that breaks within this time after the channel was opened is a quick loss.
+const QUICK: Duration = Duration::from_secs(10);
 
-/// A loss that follows subscribing by less than this is suspicious.
-const SOON: Duration = Duration::from_millis(250);
+/// So many quick losses in a row lead to a trial.
+const LOSSES: u32 = 2;
 
-/// So many suspicious losses in a row end the consumer.
-const MOST_LOSSES: u32 = 5;
-
-/// While losses come soon after subscribing, consumers subscribe at different moments, to be told apart: each within
-/// this time, and within more of it with each loss, since a busy broker delivers late.
-const SPREAD: Duration = Duration::from_millis(500);
+/// So many proofs in a row, with none to the contrary, end the consumer.
+const PROOFS: u32 = 3;
 
 /// What speaks against one consumer.
+#[derive(Default)]
 pub(crate) struct Suspicion {
-    consumer: u64,
-    subscribed: Option<Instant>,
-    queue: String,
+    /// Quick losses in a row.
     losses: u32,
-    /// How many losses in a row came soon after subscribing, whoever is to blame.
-    soon: u32,
+    proofs: u32,
+    /// A message has to come now.
+    on_trial: bool,
 }
 
 impl Suspicion {
-    pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let consumer = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { consumer, subscribed: None, queue: String::new(), losses: 0, soon: 0 }
+    /// Whether the next subscription has to be on trial.
+    pub fn wants_trial(&self) -> bool {
+        self.losses >= LOSSES
     }
 
-    /// The consumer is about to subscribe: the message may be there before the broker's answer is.
-    pub fn watch(&mut self, opening: &Opening, queue: &str) {
-        opening.health.last_consumer.store(self.consumer, Ordering::Relaxed);
-        self.subscribed = Some(Instant::now());
-        queue.clone_into(&mut self.queue);
+    /// There are messages, and the consumer is about to subscribe: one may be there before the broker's answer is.
+    pub fn trial_begins(&mut self) {
+        self.on_trial = true;
     }
 
-    /// The opening has ended. Returns the error to end the consumer with, when it is certain enough.
-    pub fn grows(&mut self, opening: &Opening, error: &Error) -> Option<Error> {
-        let subscribed = self.subscribed.take();
-        let network = matches!(error, Error::Lost { code: None, .. });
-        let soon = network && subscribed.is_some_and(|subscribed| subscribed.elapsed() < SOON);
-        self.soon = if soon { self.soon + 1 } else { 0 };
-        let last = opening.health.last_consumer.load(Ordering::Relaxed) == self.consumer;
-        self.losses = if soon && last { self.losses + 1 } else { 0 };
-        (self.losses == MOST_LOSSES).then(|| Error::Poisoned { queue: self.queue.clone(), losses: self.losses })
-    }
-
-    pub async fn pause(&self) {
-        if self.soon > 0 {
-            sleep((SPREAD * self.soon.min(MOST_LOSSES)).mul_f64(fastrand::f64())).await;
+    /// The connection stands. `delivered`: and a message has come.
+    pub fn trial_ends(&mut self, delivered: bool) {
+        self.on_trial = false;
+        if delivered {
+            self.proofs = 0;
         }
+    }
+
+    /// An opening that began `since` has ended. Returns the error to end the consumer with, when it is certain enough.
+    pub fn weigh(&mut self, since: Instant, queue: &str, error: &Error) -> Option<Error> {
+        let proof = std::mem::take(&mut self.on_trial);
+        if !matches!(error, Error::Lost { code: None, .. }) {
+            return None;
+        }
+        if since.elapsed() > QUICK {
+            *self = Self::default();
+            return None;
+        }
+        self.losses += 1;
+        self.proofs += u32::from(proof);
+        (self.proofs >= PROOFS).then(|| Error::Poisoned { queue: queue.to_owned(), losses: self.losses })
     }
 }

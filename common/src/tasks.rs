@@ -24,7 +24,7 @@ use crate::{
     Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, Setup,
     process::decide,
     rpc::json::object,
-    work::{Done, work},
+    work::{Done, with_manual_ack, work},
 };
 
 /// A task that fails when it comes again is held this long before it goes back: without a pause, a task that always
@@ -107,14 +107,14 @@ impl Worker {
     /// worked on at a time).
     ///
     /// # Errors
-    /// Those of [`Channel::consume`].
+    /// Those of [`Channel::consume`]; [`Invalid`](crate::Error::Invalid) with automatic acknowledgement.
     pub async fn new<F, Fut>(channel: &Channel, subscribe: F) -> Result<Self>
     where
         F: Fn(Setup) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
         let options = ProcessOptions { requeue: true, reject_on_redelivered: false };
-        Ok(Self { tasks: channel.consume(subscribe).await?, options })
+        Ok(Self { tasks: channel.consume(with_manual_ack(subscribe)).await?, options })
     }
 
     /// What happens to a task whose handler fails. Default: it goes back to the queue, each time.

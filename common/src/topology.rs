@@ -184,8 +184,11 @@ pub(crate) async fn queue_declare(opening: Arc<Opening>, arguments: QueueDeclare
     let doing = || format!("cannot declare queue `{asked}`");
     let declared = opening.call(doing, |raw| async move { raw.queue_declare(arguments).await }).await?;
     let (name, messages, consumers) = declared.unwrap_or_default();
-    if asked.is_empty() && exclusive {
-        opening.own_queues.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
+    if asked.is_empty()
+        && exclusive
+        && let Some(own) = &mut *opening.own_queues.lock().unwrap_or_else(PoisonError::into_inner)
+    {
+        own.push(name.clone());
     }
     name.clone_into(&mut opening.last_queue.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(QueueDeclared { name, messages, consumers })
@@ -225,6 +228,9 @@ pub(crate) async fn queue_delete(opening: Arc<Opening>, arguments: QueueDeleteAr
     let queue = arguments.queue.clone();
     let doing = || format!("cannot delete queue `{queue}`");
     let deleted = opening.call(doing, |raw| async move { raw.queue_delete(arguments).await }).await?;
+    if let Some(own) = &mut *opening.own_queues.lock().unwrap_or_else(PoisonError::into_inner) {
+        own.retain(|own| *own != queue);
+    }
     Ok(deleted.unwrap_or_default())
 }
 

@@ -6,18 +6,43 @@ use std::{
     pin::pin,
 };
 
+use amqprs::channel::BasicConsumeArguments;
 use futures_util::{
     FutureExt,
+    future::BoxFuture,
     stream::{FuturesUnordered, StreamExt},
 };
 use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    Consumer, Delivery, Error, Result,
+    Consumer, Delivery, Error, Result, Setup,
     acks::Acks,
     delivery::{Receipt, Settle},
 };
+
+/// A `subscribe` function for [`work`], which settles what was done, and does no more at a time than the prefetch.
+pub(crate) fn with_manual_ack<Fut>(
+    subscribe: impl Fn(Setup) -> Fut + Send + Sync + 'static,
+) -> impl Fn(Setup) -> BoxFuture<'static, Result<BasicConsumeArguments>> + Send + Sync + 'static
+where
+    Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
+{
+    move |setup| {
+        let arguments = subscribe(setup);
+        Box::pin(async move {
+            let arguments = arguments.await?;
+            if arguments.no_ack {
+                return Err(Error::Invalid(
+                    "a worker or RPC server acknowledges what it has done, and does no more at a time than its \
+                     prefetch; both need a consumer without `auto_ack`"
+                        .into(),
+                ));
+            }
+            Ok(arguments)
+        })
+    }
+}
 
 /// A delivery that was worked on, and how to settle it.
 pub(crate) type Done = (Receipt, Settle);

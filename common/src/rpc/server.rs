@@ -18,7 +18,7 @@ use crate::{
     Channel, Consumer, Delivery, Error, Message, RemoteError, Result, Setup,
     delivery::{Receipt, Settle},
     publish::Outgoing,
-    work::{Done, work},
+    work::{Done, with_manual_ack, work},
 };
 
 /// Answers requests from a queue.
@@ -57,13 +57,14 @@ impl RpcServer {
     /// requests worked on at a time). Replies are published on `channel`.
     ///
     /// # Errors
-    /// Those of [`Channel::consume`].
+    /// Those of [`Channel::consume`]; [`Invalid`](Error::Invalid) with automatic acknowledgement.
     pub async fn new<F, Fut>(channel: &Channel, subscribe: F) -> Result<Self>
     where
         F: Fn(Setup) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
-        Ok(Self { channel: channel.clone(), requests: channel.consume(subscribe).await? })
+        let requests = channel.consume(with_manual_ack(subscribe)).await?;
+        Ok(Self { channel: channel.clone(), requests })
     }
 
     /// Answers requests until this program closes the connection manager. Each runs in a task of its own.

@@ -1,9 +1,11 @@
 //! What `common` promises, against a real RabbitMQ: one broker for all, a virtual host for each test.
 
+mod cancelled;
 mod consuming;
 mod cutting;
 mod dangers;
 mod json_rpc;
+mod leftovers;
 mod managing;
 mod permissions;
 mod publishing;
@@ -12,6 +14,8 @@ mod restarting;
 mod rpc;
 mod rpc_under_fire;
 mod settling;
+mod setups;
+mod suspecting;
 mod tasks;
 
 use std::{io::Write, sync::Once, time::Duration};
