@@ -58,6 +58,7 @@ struct Orders {
     cuts: u64,
     resets: u64,
     stalled: bool,
+    delay: Duration,
 }
 
 impl Proxy {
@@ -116,6 +117,11 @@ impl Proxy {
     /// Lets so many bytes pass, counted over both directions, and then cuts: very likely in the middle of a frame.
     pub fn cut_after(&self, bytes: u32) {
         self.shared.budget.store(i64::from(bytes), Ordering::Relaxed);
+    }
+
+    /// Holds back whatever passes by so much, in each direction, as a distant network does.
+    pub fn delay(&self, latency: Duration) {
+        self.shared.orders.send_modify(|orders| orders.delay = latency);
     }
 
     /// Connects those who come from now on to another port.
@@ -207,6 +213,10 @@ async fn pump(
         };
         if length == 0 {
             return;
+        }
+        let delay = orders.borrow().delay;
+        if !delay.is_zero() {
+            sleep(delay).await;
         }
         let wanted = i64::try_from(length).unwrap_or(i64::MAX);
         let before = match shared.budget.load(Ordering::Relaxed) {

@@ -1,1 +1,41 @@
-//!x
+//! Consumers that the broker ends.
+
+use std::time::Duration;
+
+use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, QueueDeleteArguments};
+use anyhow::{Result, ensure};
+use common::Setup;
+use tokio::time::{sleep, timeout};
+
+use crate::{Bench, next, plain, queue, to};
+
+const ROOM: Duration = Duration::from_secs(120);
+
+/// The queue of one consumer is deleted while the other, on a queue that lives, goes on.
+#[tokio::test]
+async fn a_consumer_whose_queue_was_deleted_is_back_on_a_new_one() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let subscribe = |channel: Setup| async move {
+        channel.queue_declare(queue("q")).await?;
+        channel.basic_qos(BasicQosArguments::new(0, 10, false)).await?;
+        Ok(BasicConsumeArguments::new("q", ""))
+    };
+    let mut consumer = channel.consume(subscribe).await?;
+    for round in 0..3 {
+        channel.publish_at_least_once(to("q").mandatory(true).finish(), plain(), round.to_string()).await?;
+        let in_hand = next(&mut consumer).await?;
+        channel.queue_delete(QueueDeleteArguments::new("q")).await?;
+        drop(in_hand.ack().await?);
+        timeout(ROOM, async {
+            while channel.publish(to("q").mandatory(true).finish(), plain(), "there again").await.is_err() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await?;
+        let delivery = next(&mut consumer).await?;
+        ensure!(delivery.text() == "there again");
+        delivery.ack().await?;
+    }
+    Ok(())
+}

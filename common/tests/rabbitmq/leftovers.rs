@@ -1,1 +1,209 @@
-//!x
+//! What is left behind at the broker and in memory, when streams and clients go, and while nobody reads: nothing.
+
+use std::time::Duration;
+
+use amqprs::{
+    FieldValue,
+    channel::{BasicConsumeArguments, BasicQosArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments},
+};
+use anyhow::{Context, Result, ensure};
+use common::{Error, Settlement, Setup, rpc::{RpcClient, RpcServer}, tasks::Worker};
+use tokio::time::{sleep, timeout};
+
+use crate::{Bench, consume, filled, next, plain, queue, table, to};
+
+const ROOM: Duration = Duration::from_secs(60);
+
+async fn queues(bench: &Bench) -> Result<usize> {
+    let listed = bench.host.broker().rabbitmqctl(&["-q", "list_queues", "-p", bench.host.name(), "name"]).await?;
+    Ok(listed.lines().filter(|line| line.trim().starts_with("amq.gen")).count())
+}
+
+/// Asks the broker until it has no server-named queue any more.
+async fn no_queue_is_left(bench: &Bench) -> Result<()> {
+    timeout(ROOM, async {
+        while queues(bench).await? > 0 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        Ok::<_, anyhow::Error>(())
+    })
+    .await
+    .context("queues are left")?
+}
+
+async fn logs(channel: Setup) -> common::Result<BasicConsumeArguments> {
+    channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await?;
+    let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
+    channel.queue_bind(QueueBindArguments::new(&queue.name, "logs", "")).await?;
+    Ok(BasicConsumeArguments::new("", ""))
+}
+
+#[tokio::test]
+async fn queues_of_rpc_clients_and_streams_that_are_gone_are_deleted() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    for _ in 0..100 {
+        RpcClient::new(&channel).await?;
+    }
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        streams.push(channel.consume(logs).await?);
+    }
+    channel.publish(amqprs::channel::BasicPublishArguments::new("logs", ""), plain(), "x").await?;
+    let in_hand = next(&mut streams[0]).await?;
+    ensure!(queues(&bench).await? >= 10, "they are gone before their streams");
+    drop(streams);
+    no_queue_is_left(&bench).await?;
+    ensure!(in_hand.ack().await? == Settlement::Sent, "what is in hand cannot be settled");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_subscription_that_fails_leaves_no_queue() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    for _ in 0..3 {
+        let subscribe = |channel: Setup| async move {
+            let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
+            channel.queue_bind(QueueBindArguments::new(&queue.name, "missing", "")).await?;
+            Ok(BasicConsumeArguments::new(&queue.name, ""))
+        };
+        let error = channel.consume(subscribe).await.err().context("it did not fail")?;
+        ensure!(matches!(error, Error::Closed { code: 404, .. }), "{error}");
+    }
+    no_queue_is_left(&bench).await
+}
+
+/// The memory this process has, in bytes.
+fn memory() -> Result<usize> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).context("no number")?.parse::<usize>()? * 1024)
+}
+
+/// In a process of its own, for its memory is measured.
+#[tokio::test]
+async fn what_a_lost_connection_has_delivered_does_not_stay_in_memory() -> Result<()> {
+    const ONLY: &str = "COMMON_TEST_MEASURES_MEMORY";
+    if std::env::var_os(ONLY).is_none() {
+        let itself = "leftovers::what_a_lost_connection_has_delivered_does_not_stay_in_memory";
+        let run = tokio::process::Command::new(std::env::current_exe()?)
+            .args([itself, "--exact", "--nocapture"])
+            .env(ONLY, "1")
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(ROOM * 5, run).await??;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        println!("{text}");
+        ensure!(output.status.success(), "{text}");
+        return Ok(());
+    }
+    const MEBIBYTE: usize = 1 << 20;
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    filled(&channel, "q", (0..50).map(|number| format!("{number:0>width$}", width = MEBIBYTE))).await?;
+    let mut consumer = consume(&channel, "q", false).await?;
+    let mut most = 0;
+    let before = memory()?;
+    for cut in 0..20 {
+        // All 50 are on the way, and nobody polls: the broker says when it has sent them.
+        timeout(ROOM, async {
+            loop {
+                let listed = ["-q", "list_queues", "-p", bench.host.name(), "messages_unacknowledged"];
+                let listed = bench.host.broker().rabbitmqctl(&listed).await?;
+                if listed.lines().any(|line| line.trim() == "50") {
+                    return Ok::<_, anyhow::Error>(());
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .with_context(|| format!("cut {cut}: not delivered"))??;
+        most = most.max(memory()?);
+        bench.host.close_all_connections().await?;
+    }
+    println!("{} MiB before, {} MiB at most, after 20 cuts of 50 MiB each", before / MEBIBYTE, most / MEBIBYTE);
+    ensure!(most < before + 400 * MEBIBYTE, "stale deliveries stay");
+    next(&mut consumer).await?.ack().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_oversized_message_is_dead_lettered_although_small_ones_between_are_acknowledged_together() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    channel.queue_declare(queue("dead")).await?;
+    let arguments = table(&[
+        ("x-dead-letter-exchange", FieldValue::from("")),
+        ("x-dead-letter-routing-key", FieldValue::from("dead")),
+    ])?;
+    let declare = QueueDeclareArguments::durable_client_named("q").arguments(arguments).finish();
+    channel.queue_declare(declare).await?;
+    for number in 0..50 {
+        channel.publish(to("q"), plain(), format!("big {number:0>1000}")).await?;
+        channel.publish(to("q"), plain(), format!("small {number}")).await?;
+    }
+    let subscribe = |_| async { Ok(BasicConsumeArguments::new("q", "")) };
+    let mut consumer = channel.consume(subscribe).await?.max_body_size(100);
+    for number in 0..50 {
+        let delivery = next(&mut consumer).await?;
+        ensure!(delivery.text() == format!("small {number}"), "{}", delivery.text());
+        delivery.ack_multiple().await?;
+    }
+    let mut dead = consume(&channel, "dead", false).await?;
+    for number in 0..50 {
+        let delivery = next(&mut dead).await.with_context(|| format!("only {number} are dead-lettered"))?;
+        ensure!(delivery.text().starts_with("big"));
+        delivery.ack().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_or_rpc_server_without_acknowledgement_is_refused_before_it_gets_anything() -> Result<()> {
+    async fn subscribe(_: Setup) -> common::Result<BasicConsumeArguments> {
+        Ok(BasicConsumeArguments::new("q", "").auto_ack(true).finish())
+    }
+    fn refused<T>(outcome: common::Result<T>) -> Result<()> {
+        match outcome {
+            Err(Error::Invalid(reason)) => Ok(ensure!(reason.contains("auto_ack"), "{reason}")),
+            Err(other) => anyhow::bail!("{other}"),
+            Ok(_) => anyhow::bail!("it works without acknowledgement"),
+        }
+    }
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    filled(&channel, "q", ["x".to_owned()]).await?;
+    refused(Worker::new(&channel, subscribe).await)?;
+    refused(RpcServer::new(&channel, subscribe).await)?;
+    crate::expect_in(&channel, "q", "x").await
+}
+
+/// The task of 1 s comes again about 1 s after the recovery, although the one of 30 s of before still runs.
+#[tokio::test]
+async fn a_short_task_is_done_again_soon_after_a_cut_although_a_long_one_still_runs() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    filled(&channel, "tasks", ["1".to_owned(), "30".to_owned()]).await?;
+    let subscribe = |channel: Setup| async move {
+        channel.basic_qos(BasicQosArguments::new(0, 2, false)).await?;
+        Ok(BasicConsumeArguments::new("tasks", ""))
+    };
+    let worker = Worker::new(&channel, subscribe).await?;
+    let (begun, mut beginnings) = tokio::sync::mpsc::unbounded_channel();
+    let working = tokio::spawn(worker.run(move |seconds: u64| {
+        let _ = begun.send(seconds);
+        async move {
+            sleep(Duration::from_secs(seconds)).await;
+            Ok::<_, Error>(())
+        }
+    }));
+    let mut first = [beginnings.recv().await, beginnings.recv().await];
+    first.sort_unstable();
+    ensure!(first == [Some(1), Some(30)], "{first:?}");
+    bench.host.close_all_connections().await?;
+    let again = timeout(Duration::from_secs(20), beginnings.recv()).await.context("no new task while the long one runs")?;
+    ensure!(again.is_some());
+    ensure!(!working.is_finished());
+    Ok(())
+}
