@@ -312,6 +312,7 @@ impl ChannelCore {
 
 /// The channel's task: opens it, runs its setup, watches over it, and closes it.
 async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedReceiver<NewStep>) {
+    let _owner = channel.core.owners.one_more();
     let mut steps: Vec<Function<()>> = Vec::new();
     let mut reopen = Reopen::new(channel.core.clone(), channel.closing.clone(), &channel.name, channel.confirms);
     while let Some(opening) = reopen.next().await {
@@ -330,6 +331,7 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
         reopen.ready();
         reopen.recovered();
         channel.state.send_replace(ChannelState::Open(opening.clone()));
+        let _ready = opening.health.ready.one_more();
         if let Some(reason) = serve(&channel, &opening, &mut steps, &mut new_steps).await {
             channel.state.send_replace(ChannelState::Opening(Some(reason)));
             continue;

@@ -55,12 +55,10 @@ pub(crate) async fn start(
     let (first, answer) = oneshot::channel();
     let (stop, shelf) = (core.closing.child_token(), Arc::new(Shelf::default()));
     let (name, task_core) = (name.to_owned(), core.clone());
-    let task =
-        Task { name, core: task_core, stop: stop.clone(), subscribe, shelf: shelf.clone(), place: place_sender };
+    let task = Task { name, core: task_core, stop: stop.clone(), subscribe, shelf: shelf.clone(), place: place_sender };
     core.spawn(task.run(first));
     // From here on, a dropped caller ends the task.
-    let consumer =
-        Consumer { shelf, place, max_body_size: usize::MAX, refusal: None, stop, manager };
+    let consumer = Consumer { shelf, place, max_body_size: usize::MAX, refusal: None, stop, manager };
     // Each run has its own deadline; this one is for all there is besides.
     match timeout(core.options.operation_timeout * 2, answer).await {
         Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))).map(|()| consumer),

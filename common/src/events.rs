@@ -12,7 +12,8 @@ pub enum Event {
     Connected,
     /// It was lost, for this reason; new attempts are being made.
     Lost(Error),
-    /// It is back. Channels and consumers are being set up again, each by itself.
+    /// It is back. Channels and consumers are being set up again, each by itself;
+    /// [`ConnectionManager::ready`](crate::ConnectionManager::ready) waits for them.
     Recovered,
     /// It was closed by this program.
     Closed,

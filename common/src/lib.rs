@@ -180,6 +180,7 @@ mod opening;
 mod options;
 mod process;
 mod publish;
+mod ready;
 mod remote;
 mod reopen;
 mod setup;

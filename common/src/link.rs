@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ConnectOptions, Error, Result, dial::dial, loss::Loss};
+use crate::{ConnectOptions, Error, Result, dial::dial, loss::Loss, ready::Count};
 
 /// amqprs loses a channel number each time the broker closes a channel, and panics when they run out, usually at 2,047:
 /// start afresh well before.
@@ -38,6 +38,8 @@ pub(crate) struct Health {
     open_channels: AtomicU32,
     /// Held by the consumer that finds out whether a message breaks the connection.
     pub trial: tokio::sync::Mutex<()>,
+    /// Channels and consumers that are set up on it.
+    pub ready: Count,
 }
 
 /// One of the connection's channel numbers, given back when dropped.

@@ -43,7 +43,7 @@ const LAST_ACKS: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone)]
 pub struct ConnectionManager {
-    handle: Arc<ManagerHandle>,
+    pub(crate) handle: Arc<ManagerHandle>,
 }
 
 /// Held by everything a user holds, and by no task: when the last one goes, all tasks end.

@@ -78,6 +78,7 @@ impl Drop for Task {
 impl Task {
     /// Until the consumer is dropped, or ends for good. `first` is told of the first subscription.
     pub async fn run(self, first: oneshot::Sender<Result<()>>) {
+        let _owner = self.core.owners.one_more();
         let mut left = None;
         self.keep_consuming(Some(first), &mut left).await;
         // What is left of an opening that failed. A dropped stream tidies up after its last one.
@@ -107,6 +108,7 @@ impl Task {
                         let _ = caller.send(Ok(()));
                     }
                     reopen.ready();
+                    let _ready = opening.health.ready.one_more();
                     tokio::select! {
                         error = self.consume_on(&opening, wish, on_trial) => error,
                         () = self.stop.cancelled() => {
@@ -137,7 +139,7 @@ impl Task {
             if since.elapsed() > SETTLED {
                 reopen.recovered();
             }
-            if let Some(error) = suspicion.weigh(since, &self.last_queue(), &error) {
+            if let Some(error) = suspicion.weigh(since, &error) {
                 match first.take() {
                     Some(caller) => drop(caller.send(Err(error))),
                     None => self.shelf.end(Some(error)),
@@ -150,10 +152,6 @@ impl Task {
                 reopen.failed(error).await;
             }
         }
-    }
-
-    fn last_queue(&self) -> String {
-        Some(self.shelf.queue()).filter(|queue| !queue.is_empty()).unwrap_or_else(|| self.name.clone())
     }
 
     async fn subscribe_on(&self, opening: &Arc<Opening>, suspicion: &mut Suspicion) -> Result<(Wish, bool)> {
@@ -275,7 +273,7 @@ async fn subscribe_on_trial(opening: &Arc<Opening>, wish: &Wish, suspicion: &mut
     let there_are_messages = count_messages(opening, &wish.queue).await? > 0;
     set_prefetch(opening, 1).await?;
     if there_are_messages {
-        suspicion.trial_begins();
+        suspicion.trial_begins(&wish.queue);
     }
     let mut subscription = consume(opening, wish).await?;
     if there_are_messages {

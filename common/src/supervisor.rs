@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{ConnectOptions, Error, Result, events::Event, link::Link};
+use crate::{ConnectOptions, Error, Result, events::Event, link::Link, ready::Count};
 
 /// A connection that lived this long was a good one.
 const PROVED: Duration = Duration::from_secs(1);
@@ -36,6 +36,8 @@ pub(crate) struct Core {
     /// The tasks of channels and consumers.
     pub tasks: TaskTracker,
     pub supervisor: TaskTracker,
+    /// Channels and consumers, which want to be ready.
+    pub owners: Count,
     /// Where all of them run, once there is a first connection to be made.
     pub runtime: OnceLock<Handle>,
 }
@@ -62,6 +64,7 @@ impl Core {
             workers: TaskTracker::new(),
             tasks: TaskTracker::new(),
             supervisor: TaskTracker::new(),
+            owners: Count::default(),
             runtime: OnceLock::new(),
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct Suspicion {
     proofs: u32,
     /// A message has to come now.
     on_trial: bool,
+    /// The queue of the last trial.
+    queue: String,
 }
 
 impl Suspicion {
@@ -38,8 +40,9 @@ impl Suspicion {
     }
 
     /// There are messages, and the consumer is about to subscribe: one may be there before the broker's answer is.
-    pub fn trial_begins(&mut self) {
+    pub fn trial_begins(&mut self, queue: &str) {
         self.on_trial = true;
+        queue.clone_into(&mut self.queue);
     }
 
     /// The connection stands. `delivered`: and a message has come.
@@ -51,7 +54,7 @@ impl Suspicion {
     }
 
     /// An opening that began `since` has ended. Returns the error to end the consumer with, when it is certain enough.
-    pub fn weigh(&mut self, since: Instant, queue: &str, error: &Error) -> Option<Error> {
+    pub fn weigh(&mut self, since: Instant, error: &Error) -> Option<Error> {
         let proof = std::mem::take(&mut self.on_trial);
         if !matches!(error, Error::Lost { code: None, .. }) {
             return None;
@@ -62,6 +65,6 @@ impl Suspicion {
         }
         self.losses += 1;
         self.proofs += u32::from(proof);
-        (self.proofs >= PROOFS).then(|| Error::Poisoned { queue: queue.to_owned(), losses: self.losses })
+        (self.proofs >= PROOFS).then(|| Error::Poisoned { queue: self.queue.clone(), losses: self.losses })
     }
 }

@@ -115,10 +115,16 @@ where
         let (mut place, mut prefetch) = (deliveries.place(), 1);
         let ended = loop {
             // Without a subscription the last one's prefetch counts: the next one may come while jobs are still running.
-            if let Some(place) = &*place.borrow_and_update() {
-                prefetch = place.prefetch;
-            }
+            let changed = place.has_changed().unwrap_or(false);
+            let subscribed = place.borrow_and_update().as_ref().map(|place| prefetch = place.prefetch).is_some();
             let full = self.jobs.len() + self.finishing.len() >= prefetch;
+            if full && changed && subscribed {
+                tracing::warn!(
+                    "{} jobs from before a loss still run, as many as the prefetch: none is begun until one of them ends \
+                     (a job that may hang needs a timeout of its own)",
+                    self.jobs.len()
+                );
+            }
             let delivery = tokio::select! {
                 biased;
                 () = &mut stopped => break Ok(()),

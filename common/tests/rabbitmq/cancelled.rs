@@ -26,7 +26,7 @@ async fn a_consumer_whose_queue_was_deleted_is_back_on_a_new_one() -> Result<()>
         channel.publish_at_least_once(to("q").mandatory(true).finish(), plain(), round.to_string()).await?;
         let in_hand = next(&mut consumer).await?;
         channel.queue_delete(QueueDeleteArguments::new("q")).await?;
-        drop(in_hand.ack().await?);
+        let _ = in_hand.ack().await?;
         timeout(ROOM, async {
             while channel.publish(to("q").mandatory(true).finish(), plain(), "there again").await.is_err() {
                 sleep(Duration::from_millis(20)).await;

@@ -4,10 +4,16 @@ use std::time::Duration;
 
 use amqprs::{
     FieldValue,
-    channel::{BasicConsumeArguments, BasicQosArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments},
+    channel::{
+        BasicConsumeArguments, BasicQosArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments,
+    },
 };
 use anyhow::{Context, Result, ensure};
-use common::{Error, Settlement, Setup, rpc::{RpcClient, RpcServer}, tasks::Worker};
+use common::{
+    Error, Settlement, Setup,
+    rpc::{RpcClient, RpcServer},
+    tasks::Worker,
+};
 use tokio::time::{sleep, timeout};
 
 use crate::{Bench, consume, filled, next, plain, queue, table, to};
@@ -74,62 +80,9 @@ async fn a_subscription_that_fails_leaves_no_queue() -> Result<()> {
     no_queue_is_left(&bench).await
 }
 
-/// The memory this process has, in bytes.
-fn memory() -> Result<usize> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("no number")?.parse::<usize>()? * 1024)
-}
-
-/// In a process of its own, for its memory is measured.
 #[tokio::test]
-async fn what_a_lost_connection_has_delivered_does_not_stay_in_memory() -> Result<()> {
-    const ONLY: &str = "COMMON_TEST_MEASURES_MEMORY";
-    if std::env::var_os(ONLY).is_none() {
-        let itself = "leftovers::what_a_lost_connection_has_delivered_does_not_stay_in_memory";
-        let run = tokio::process::Command::new(std::env::current_exe()?)
-            .args([itself, "--exact", "--nocapture"])
-            .env(ONLY, "1")
-            .kill_on_drop(true)
-            .output();
-        let output = timeout(ROOM * 5, run).await??;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        println!("{text}");
-        ensure!(output.status.success(), "{text}");
-        return Ok(());
-    }
-    const MEBIBYTE: usize = 1 << 20;
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
-    filled(&channel, "q", (0..50).map(|number| format!("{number:0>width$}", width = MEBIBYTE))).await?;
-    let mut consumer = consume(&channel, "q", false).await?;
-    let mut most = 0;
-    let before = memory()?;
-    for cut in 0..20 {
-        // All 50 are on the way, and nobody polls: the broker says when it has sent them.
-        timeout(ROOM, async {
-            loop {
-                let listed = ["-q", "list_queues", "-p", bench.host.name(), "messages_unacknowledged"];
-                let listed = bench.host.broker().rabbitmqctl(&listed).await?;
-                if listed.lines().any(|line| line.trim() == "50") {
-                    return Ok::<_, anyhow::Error>(());
-                }
-                sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await
-        .with_context(|| format!("cut {cut}: not delivered"))??;
-        most = most.max(memory()?);
-        bench.host.close_all_connections().await?;
-    }
-    println!("{} MiB before, {} MiB at most, after 20 cuts of 50 MiB each", before / MEBIBYTE, most / MEBIBYTE);
-    ensure!(most < before + 400 * MEBIBYTE, "stale deliveries stay");
-    next(&mut consumer).await?.ack().await?;
-    Ok(())
-}
-
-#[tokio::test]
-async fn every_oversized_message_is_dead_lettered_although_small_ones_between_are_acknowledged_together() -> Result<()> {
+async fn every_oversized_message_is_dead_lettered_although_small_ones_between_are_acknowledged_together() -> Result<()>
+{
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     channel.queue_declare(queue("dead")).await?;
@@ -202,7 +155,8 @@ async fn a_short_task_is_done_again_soon_after_a_cut_although_a_long_one_still_r
     first.sort_unstable();
     ensure!(first == [Some(1), Some(30)], "{first:?}");
     bench.host.close_all_connections().await?;
-    let again = timeout(Duration::from_secs(20), beginnings.recv()).await.context("no new task while the long one runs")?;
+    let again =
+        timeout(Duration::from_secs(20), beginnings.recv()).await.context("no new task while the long one runs")?;
     ensure!(again.is_some());
     ensure!(!working.is_finished());
     Ok(())

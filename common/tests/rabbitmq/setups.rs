@@ -174,9 +174,12 @@ async fn a_setup_that_uses_its_own_channel_is_refused_at_its_first_run() -> Resu
                     0 => refused(own.publish(to("q"), plain(), "x").await),
                     1 => refused(own.queue_declare(queue("q")).await.map(drop)),
                     2 => refused(own.setup(|_| async { Ok(()) }).await),
-                    _ => refused(consume(&own, "q", true).await.map(drop).map_err(|error| {
-                        error.downcast::<Error>().unwrap_or_else(Error::other)
-                    })),
+                    _ => refused(
+                        consume(&own, "q", true)
+                            .await
+                            .map(drop)
+                            .map_err(|error| error.downcast::<Error>().unwrap_or_else(Error::other)),
+                    ),
                 }
             }
         };
@@ -279,6 +282,38 @@ async fn outside_a_runtime_a_setup_is_refused() -> Result<()> {
         std::task::Poll::Ready(Err(Error::Invalid(_))) => Ok(()),
         other => anyhow::bail!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn ready_waits_until_all_channels_and_consumers_are_back() -> Result<()> {
+    let bench = bench_with_short_deadlines().await?;
+    bench.connections.ready().await?;
+    let (open, opened) = tokio::sync::watch::channel(true);
+    let mut kept = Vec::new();
+    for name in ["one", "two"] {
+        let channel = bench.connections.channel(name).await?;
+        let opened = opened.clone();
+        let step = move |_| {
+            let mut opened = opened.clone();
+            async move { opened.wait_for(|open| *open).await.map(drop).map_err(Error::other) }
+        };
+        channel.setup(step).await?;
+        kept.push(consume(&channel, name, false).await?);
+    }
+    timeout(ROOM, bench.connections.ready()).await??;
+    open.send(false)?;
+    cut(&bench).await?;
+    let error = timeout(ROOM, bench.connections.ready()).await?.expect_err("the setups are still running");
+    ensure!(matches!(error, Error::Timeout { .. }), "{error}");
+    open.send(true)?;
+    timeout(ROOM, bench.connections.ready()).await??;
+    // Those that are gone are not waited for.
+    kept.pop();
+    cut(&bench).await?;
+    timeout(ROOM, bench.connections.ready()).await??;
+    bench.connections.close_all().await?;
+    ensure!(matches!(bench.connections.ready().await, Err(Error::Shutdown(_))));
+    Ok(())
 }
 
 #[tokio::test]

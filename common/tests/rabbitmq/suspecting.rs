@@ -14,7 +14,8 @@ const ROOM: Duration = Duration::from_secs(120);
 
 /// A manager whose connections pass the proxy.
 async fn behind(proxy: &Proxy, bench: &Bench) -> Result<ConnectionManager> {
-    let url = bench.host.url().replace(&format!(":{}/", Broker::shared().await?.port()), &format!(":{}/", proxy.port()));
+    let url =
+        bench.host.url().replace(&format!(":{}/", Broker::shared().await?.port()), &format!(":{}/", proxy.port()));
     ensure!(url != bench.host.url(), "{url}");
     let options = url.parse::<ConnectOptions>()?.reconnect_interval(Duration::from_millis(200));
     Ok(ConnectionManager::new(options))

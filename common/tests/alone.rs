@@ -1,5 +1,4 @@
-//! A delivery that is not acknowledged in time: RabbitMQ 4.3 cancels the consumer of a quorum queue, older ones close the
-//! channel. On a broker of its own, with a short timeout; in a process of its own, for it reads the log.
+//! What needs a process of its own, because it reads the log or measures the memory.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -8,7 +7,7 @@ use std::{
 
 use amqprs::{
     BasicProperties,
-    channel::{BasicConsumeArguments, BasicPublishArguments},
+    channel::{BasicConsumeArguments, BasicPublishArguments, QueueDeclareArguments},
 };
 use anyhow::{Context, Result, ensure};
 use common::{ConnectOptions, ConnectionManager, Consumer, Delivery, Settlement, Setup, quorum_queue};
@@ -27,10 +26,15 @@ async fn subscribe(channel: Setup) -> common::Result<BasicConsumeArguments> {
     Ok(BasicConsumeArguments::new("late", ""))
 }
 
+/// RabbitMQ 4.3 cancels the consumer of a quorum queue, older ones close the channel.
 #[tokio::test]
 async fn a_delivery_that_is_not_acknowledged_in_time_names_the_timeout_and_what_to_do() -> Result<()> {
     let log = Log::default();
-    tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).try_init().map_err(|e| anyhow::anyhow!("{e}"))?;
+    tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .try_init()
+        .map_err(|e| anyhow::anyhow!("{e}"))?;
     let broker = Broker::builder().configuration("consumer_timeout = 10000").start().await?;
     // Old versions look once a minute.
     broker.rabbitmqctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 1000)."]).await?;
@@ -65,6 +69,52 @@ async fn a_delivery_that_is_not_acknowledged_in_time_names_the_timeout_and_what_
     }
     timeout(ROOM, connections.close_all()).await??;
     broker.shutdown().await
+}
+
+/// The memory this process has, in MiB.
+#[cfg(target_os = "linux")]
+fn memory() -> Result<usize> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).context("no number")?.parse::<usize>()? / 1024)
+}
+
+/// 100 MiB come again after each of 20 cuts, and nobody reads them.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_a_lost_connection_has_delivered_does_not_stay_in_memory() -> Result<()> {
+    const MESSAGES: usize = 100;
+    let host = Broker::shared().await?.virtual_host().await?;
+    let connections = ConnectionManager::new(host.url().parse::<ConnectOptions>()?);
+    let channel = connections.channel("test").await?;
+    channel.queue_declare(QueueDeclareArguments::durable_client_named("q")).await?;
+    for _ in 0..MESSAGES {
+        channel.publish(BasicPublishArguments::new("", "q"), BasicProperties::default(), vec![b'x'; 1 << 20]).await?;
+    }
+    let before = memory()?;
+    let mut consumer = channel.consume(|_| async { Ok(BasicConsumeArguments::new("q", "")) }).await?;
+    let mut most = 0;
+    for cut in 0..20 {
+        // All are on the way: the broker says when it has sent them.
+        timeout(ROOM, async {
+            loop {
+                let listed = ["-q", "list_queues", "-p", host.name(), "messages_unacknowledged"];
+                let listed = host.broker().rabbitmqctl(&listed).await?;
+                if listed.lines().any(|line| line.trim() == MESSAGES.to_string()) {
+                    return Ok::<_, anyhow::Error>(());
+                }
+            }
+        })
+        .await
+        .with_context(|| format!("cut {cut}: not delivered"))??;
+        most = most.max(memory()?);
+        host.close_all_connections().await?;
+    }
+    println!("{before} MiB before, at most {most} MiB");
+    ensure!(most < before + 3 * MESSAGES, "stale deliveries stay: {before} MiB before, {most} MiB after 20 cuts");
+    next(&mut consumer).await?.ack().await?;
+    timeout(ROOM, connections.close_all()).await??;
+    Ok(())
 }
 
 #[derive(Clone, Default)]
