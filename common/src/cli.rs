@@ -76,7 +76,7 @@ impl BrokerArgs {
         let usual = match self.verbose {
             0 => Targets::new().with_default(LevelFilter::WARN).with_target("common", LevelFilter::INFO),
             1 => Targets::new().with_default(LevelFilter::INFO).with_target("common", LevelFilter::DEBUG),
-            // amqprs can log credentials at TRACE (amqprs-notes.md).
+            // amqprs can log credentials at TRACE (AMQPRS.md, "Features").
             _ => Targets::new().with_default(LevelFilter::TRACE).with_target("amqprs", LevelFilter::DEBUG),
         };
         let filter = std::env::var("RUST_LOG").ok().and_then(|filter| filter.parse().ok()).unwrap_or(usual);

@@ -168,7 +168,8 @@ impl Error {
     }
 }
 
-/// amqprs's errors rarely say why (`amqprs-notes.md`, 6); the reason, where there is one, is in our own variants.
+/// amqprs's errors rarely say why (`AMQPRS.md`, "Errors without a reason"); the reason, where there is one, is in our own
+/// variants.
 impl From<amqprs::error::Error> for Error {
     fn from(error: amqprs::error::Error) -> Self {
         Self::lost(error.to_string())

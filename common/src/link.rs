@@ -125,7 +125,7 @@ impl Drop for Link {
     }
 }
 
-/// Hears of the connection's end. Its drop is the one signal that comes in every case (amqprs-notes.md, 3).
+/// Hears of the connection's end. Its drop is the one signal that comes in every case (AMQPRS.md, "Signals of a loss").
 struct Callback(Arc<Health>);
 
 impl Drop for Callback {

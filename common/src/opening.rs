@@ -75,7 +75,7 @@ impl Opening {
         let lost = || link.health.loss.reason().unwrap_or(Error::lost("it is being closed"));
         let Some(connection) = link.connection() else { return Err(lost()) };
         let number = link.health.take_number(&connection)?;
-        // In a task of its own: dropping the call half-way would kill amqprs's reader (amqprs-notes.md, 1).
+        // In a task of its own: dropping the call half-way would kill amqprs's reader (AMQPRS.md, "Dropped calls").
         let task = link.runtime.spawn(async move { connection.open_channel(None).await.map(|raw| (raw, number)) });
         let (raw, number) = tokio::select! {
             opened = task => match opened {
@@ -310,7 +310,7 @@ impl ChannelCallback for Callback {
 pub(crate) fn put_number(properties: &mut BasicProperties, number: u64) {
     let (Ok(name), Ok(number)) = (NUMBER_HEADER.try_into(), i64::try_from(number)) else { return };
     let mut headers = properties.headers().cloned().unwrap_or_default();
-    // Inserting a key twice corrupts the table (amqprs-notes.md, 12).
+    // Inserting a key twice corrupts the table (AMQPRS.md, "Header tables").
     headers.remove(&name);
     headers.insert(name, FieldValue::l(number));
     properties.with_headers(headers);

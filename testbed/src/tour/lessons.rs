@@ -190,9 +190,10 @@ async fn routing(stage: &mut Stage<'_>) -> Act {
     ];
     stage.drawing(
         "
-                          ┌── error ───────────────────► [Q1] ──► (C1)
-(P) ──► <direct_logs> ────┤
-                          └── info, warning, error ────► [Q2] ──► (C2)",
+                         ┌─ error ──────► [Q1] ──► (C1)
+(P) ──► <direct_logs> ───┼─ error ────┐
+                         ├─ info ─────┼─► [Q2] ──► (C2)
+                         └─ warning ──┘",
     )?;
 
     stage.say("C1 binds its queue to the exchange with one key, C2 with three.").await?;
@@ -228,9 +229,9 @@ async fn topics(stage: &mut Stage<'_>) -> Act {
     ];
     stage.drawing(
         "
-                         ┌── *.orange.* ────────────► [Q1] ──► (C1)
-(P) ──► <topic_logs> ────┤
-                         └── *.*.rabbit, lazy.# ────► [Q2] ──► (C2)",
+                        ┌─ *.orange.* ───► [Q1] ──► (C1)
+(P) ──► <topic_logs> ───┼─ *.*.rabbit ─┬─► [Q2] ──► (C2)
+                        └─ lazy.# ─────┘",
     )?;
 
     stage
@@ -255,25 +256,25 @@ async fn topics(stage: &mut Stage<'_>) -> Act {
     let rows = ANIMALS.map(|(key, _)| {
         let copies = ["C1", "C2"].map(|receiver| stage.copies(receiver, &format!(" [x] {key}:Hello World!")));
         let remark = match key {
-            _ if copies == [0, 0] => "no key fits: dropped",
-            "lazy.pink.rabbit" => "two keys fit: one copy",
+            _ if copies == [0, 0] => "dropped",
+            "lazy.pink.rabbit" => "one copy",
             _ => "",
         };
         let [first, second] = copies.map(|copies| if copies == 0 { "·".to_owned() } else { "●".repeat(copies) });
         vec![key.to_owned(), first, second, remark.to_owned()]
     });
     stage.table(&[&["", "Q1", "Q2"], &["", "*.orange.*", "*.*.rabbit"], &["routing key", "", "lazy.#"]], &rows)?;
-    stage.seen("Each got what fits its keys, and nothing twice.")
+    stage.seen("Each got what fits its keys; lazy.pink.rabbit came once, although two keys fit.")
 }
 
 async fn rpc(stage: &mut Stage<'_>) -> Act {
     stage.drawing(
         "
-              request
-(rpc_client) ─────────► [rpc_queue] ─────────► (rpc_server)
-     ▲                                              │
-     └──────────────── [reply queue] ◄──────────────┘
-                                       reply",
+             request
+(rpc_client) ───────► [rpc_queue] ───────► (rpc_server)
+     ▲                                          │
+     └────────────── [reply queue] ◄────────────┘
+                                    reply",
     )?;
     stage.is_free("rpc_queue", "rpc_server").await?;
 

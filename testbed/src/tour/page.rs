@@ -4,11 +4,18 @@ use std::io::{self, Write as _};
 
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
+use console::Term;
 
 use crate::Stream;
 
-/// No line is longer, whatever the terminal: it may be a wall.
-pub(super) const WIDTH: usize = 80;
+/// No line is longer, however wide the terminal is: it may be a wall.
+const WIDEST: usize = 80;
+
+/// Text that is broken into shorter lines than this is no longer read with ease. The drawings need 60 columns.
+const NARROWEST: usize = 40;
+
+/// Tells the shell that the command goes on in the next line.
+const GOES_ON: &str = if cfg!(windows) { " `" } else { " \\" };
 
 const TITLE: Style = Style::new().bold();
 const COMMAND: Style = Style::new().bold();
@@ -28,6 +35,8 @@ const CAST: [Style; 5] = [
 /// Standard output: with colours if that is a terminal, and `NO_COLOR` does not forbid it.
 pub(super) struct Page {
     out: AutoStream<io::Stdout>,
+    /// No line of text is longer.
+    columns: usize,
     /// The programs of the chapter by the names they have in its drawing.
     cast: Vec<String>,
 }
@@ -43,19 +52,21 @@ pub(super) struct Difference {
 
 impl Page {
     pub(super) fn new() -> Page {
-        Page { out: anstream::stdout(), cast: Vec::new() }
+        Page { out: anstream::stdout(), columns: columns(&Term::stdout()), cast: Vec::new() }
     }
 
     /// What is to come, how drawings are to be read, and which RabbitMQ it is.
     pub(super) fn opening(&mut self, broker: &str) -> io::Result<()> {
         writeln!(self.out)?;
         writeln!(self.out, "  {TITLE}RabbitMQ in Rust: the lessons, played{TITLE:#}")?;
-        writeln!(self.out, "  {broker}")?;
+        for line in wrap(broker, self.columns - 2) {
+            writeln!(self.out, "  {line}")?;
+        }
         writeln!(self.out, "  {QUIET}In the drawings: (program)  [queue]  <exchange>{QUIET:#}")
     }
 
     pub(super) fn title(&mut self, number: usize, title: &str, name: &str) -> io::Result<()> {
-        let line = "━".repeat(WIDTH.saturating_sub(14 + title.chars().count() + name.chars().count()));
+        let line = "━".repeat(self.columns.saturating_sub(14 + title.chars().count() + name.chars().count()));
         writeln!(
             self.out,
             "\n{QUIET}━━{QUIET:#} {TITLE}{number}{QUIET:#} {QUIET}━━{QUIET:#} {TITLE}{title}{TITLE:#} {QUIET}{line} {name} ━━{QUIET:#}\n"
@@ -80,7 +91,7 @@ impl Page {
     /// A sentence or two.
     pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out)?;
-        for line in wrap(text, WIDTH - 4) {
+        for line in wrap(text, self.columns - 4) {
             writeln!(self.out, "  {line}")?;
         }
         writeln!(self.out)
@@ -89,7 +100,11 @@ impl Page {
     /// A command, as a person types it where the program `name` is to run.
     pub(super) fn command(&mut self, name: &str, command: &str) -> io::Result<()> {
         let (style, width) = (self.style(name), self.width());
-        writeln!(self.out, "  {style}{name:>width$} ${style:#} {COMMAND}{command}{COMMAND:#}")
+        for (number, line) in wrap_command(command, self.columns - width - 5).iter().enumerate() {
+            let (name, prompt) = if number == 0 { (name, '$') } else { ("", ' ') };
+            writeln!(self.out, "  {style}{name:>width$} {prompt}{style:#} {COMMAND}{line}{COMMAND:#}")?;
+        }
+        Ok(())
     }
 
     /// A line that a program has printed. Standard error has a bar of its own, as there may be no colour.
@@ -99,7 +114,7 @@ impl Page {
             Stream::Stdout => ('│', Style::new()),
             Stream::Stderr => ('┆', AnsiColor::Red.on_default()),
         };
-        for (number, line) in wrap(line, WIDTH - width - 5).iter().enumerate() {
+        for (number, line) in wrap(line, self.columns - width - 5).iter().enumerate() {
             let name = if number == 0 { name } else { "" };
             writeln!(self.out, "  {style}{name:>width$} {bar}{style:#} {text}{line}{text:#}")?;
         }
@@ -109,7 +124,7 @@ impl Page {
     /// Something that was to be seen, and was.
     pub(super) fn seen(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out)?;
-        for (number, line) in wrap(text, WIDTH - 6).iter().enumerate() {
+        for (number, line) in wrap(text, self.columns - 6).iter().enumerate() {
             let mark = if number == 0 { '✓' } else { ' ' };
             writeln!(self.out, "  {GOOD}{mark} {line}{GOOD:#}")?;
         }
@@ -129,14 +144,14 @@ impl Page {
     }
 
     fn detail(&mut self, what: &str, text: &str) -> io::Result<()> {
-        for (number, line) in wrap(text, WIDTH - 16).iter().enumerate() {
+        for (number, line) in wrap(text, self.columns - 16).iter().enumerate() {
             let what = if number == 0 { what } else { "" };
             writeln!(self.out, "      {BAD}{what:8}{BAD:#}  {line}")?;
         }
         Ok(())
     }
 
-    /// A table, under its head. Its columns are as wide as they need to be.
+    /// A table, under its head. Its columns are as wide as they need to be, and closer together where there is not much room.
     pub(super) fn table(&mut self, head: &[&[&str]], rows: &[Vec<String>]) -> io::Result<()> {
         let head = head.iter().map(|cells| cells.iter().map(|cell| (*cell).to_owned()).collect());
         let head: Vec<Vec<String>> = head.collect();
@@ -145,22 +160,23 @@ impl Page {
             widths.resize(widths.len().max(column + 1), 0);
             widths[column] = widths[column].max(cell.chars().count());
         }
+        let (indent, gap) = if self.columns < WIDEST { ("  ", "  ") } else { ("    ", "   ") };
         let line = |row: &Vec<String>| {
             let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
-            cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
+            cells.collect::<Vec<_>>().join(gap).trim_end().to_owned()
         };
         writeln!(self.out)?;
         for row in &head {
-            writeln!(self.out, "    {TITLE}{}{TITLE:#}", line(row))?;
+            writeln!(self.out, "{indent}{TITLE}{}{TITLE:#}", line(row))?;
         }
-        let rule = "─".repeat(widths.iter().sum::<usize>() + 3 * widths.len().saturating_sub(1));
-        writeln!(self.out, "    {QUIET}{rule}{QUIET:#}")?;
-        rows.iter().try_for_each(|row| writeln!(self.out, "    {}", line(row)))
+        let rule = "─".repeat(widths.iter().sum::<usize>() + gap.len() * widths.len().saturating_sub(1));
+        writeln!(self.out, "{indent}{QUIET}{rule}{QUIET:#}")?;
+        rows.iter().try_for_each(|row| writeln!(self.out, "{indent}{}", line(row)))
     }
 
     /// The line over the summary.
     pub(super) fn rule(&mut self) -> io::Result<()> {
-        writeln!(self.out, "\n{QUIET}{}{QUIET:#}\n", "━".repeat(WIDTH))
+        writeln!(self.out, "\n{QUIET}{}{QUIET:#}\n", "━".repeat(self.columns))
     }
 
     /// A chapter's line in the summary.
@@ -172,7 +188,12 @@ impl Page {
         difference: Option<&Difference>,
     ) -> io::Result<()> {
         match difference {
-            None => writeln!(self.out, "  {GOOD}✓{GOOD:#} {number}  {TITLE}{title:17}{TITLE:#}  {moral}"),
+            None => {
+                let lines = wrap(moral, self.columns - 26);
+                let (first, rest) = lines.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+                writeln!(self.out, "  {GOOD}✓{GOOD:#} {number}  {TITLE}{title:17}{TITLE:#}  {first}")?;
+                rest.iter().try_for_each(|line| writeln!(self.out, "{:26}{line}", ""))
+            }
             Some(difference) => {
                 writeln!(
                     self.out,
@@ -188,7 +209,11 @@ impl Page {
         if text.is_empty() {
             return writeln!(self.out);
         }
-        writeln!(self.out, "\n  {QUIET}{text}{QUIET:#}\n")
+        writeln!(self.out)?;
+        for line in wrap(text, self.columns - 2) {
+            writeln!(self.out, "  {QUIET}{line}{QUIET:#}")?;
+        }
+        writeln!(self.out)
     }
 
     fn style(&self, name: &str) -> Style {
@@ -200,6 +225,11 @@ impl Page {
     fn width(&self) -> usize {
         self.cast.iter().map(|name| name.chars().count()).max().unwrap_or(0)
     }
+}
+
+/// How wide the page is on this terminal, or where there is none.
+pub(super) fn columns(terminal: &Term) -> usize {
+    terminal.size_checked().map_or(WIDEST, |(_, columns)| usize::from(columns).clamp(NARROWEST, WIDEST))
 }
 
 /// The names in round brackets.
@@ -221,9 +251,17 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
+/// The same for a command: it can still be copied into a shell.
+fn wrap_command(command: &str, width: usize) -> Vec<String> {
+    if command.chars().count() <= width {
+        return vec![command.to_owned()];
+    }
+    wrap(command, width - GOES_ON.len()).join(&format!("{GOES_ON}\n")).lines().map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{names, wrap};
+    use super::{names, wrap, wrap_command};
 
     #[test]
     fn a_line_that_fits_stays_as_it_is() {
@@ -235,6 +273,13 @@ mod tests {
     fn a_long_line_is_broken_at_spaces_only() {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(wrap(" unbreakable word", 5), [" unbreakable", "word"]);
+    }
+
+    #[cfg(not(windows))]
+    #[test]
+    fn a_long_command_is_broken_as_the_shell_allows() {
+        assert_eq!(wrap_command("cargo run --bin send", 20), ["cargo run --bin send"]);
+        assert_eq!(wrap_command("cargo run --bin send", 17), [r"cargo run --bin \", "send"]);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
-use super::page::{WIDTH, wrap};
+use super::page::{columns, wrap};
 
 /// Something that takes a while.
 pub(super) struct Progress {
@@ -49,7 +50,7 @@ impl Progress {
     pub(super) fn note(&self, line: &str) {
         match &self.spinner {
             Some(spinner) => spinner.suspend(|| {
-                for (number, line) in wrap(line, WIDTH - 4).iter().enumerate() {
+                for (number, line) in wrap(line, columns(&Term::stderr()) - 4).iter().enumerate() {
                     eprintln!("  {} {line}", if number == 0 { '·' } else { ' ' });
                 }
             }),
