@@ -154,6 +154,19 @@ impl Error {
         Self::Lost { code: None, reason: reason.into() }
     }
 
+    /// The broker closed the connection with words that name what this call asked for: then it is the call's own error, and
+    /// no loss to be tried again.
+    pub(crate) fn blame(self, doing: impl Fn() -> String, words: &str) -> Self {
+        match self {
+            Self::Lost { code: Some(code @ 500..), reason } if reason.contains(words) => {
+                let (_, text) = reason.split_once(&format!("{code} ")).unwrap_or(("", &reason));
+                // Of a deprecated feature it says more lines than fit: the first one says which.
+                Self::Closed { doing: doing(), code, text: text.lines().next().unwrap_or_default().to_owned() }
+            }
+            error => error,
+        }
+    }
+
     /// The connection went away, through no fault of what was asked: worth another try when it is back.
     pub(crate) fn is_loss(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Stale)
@@ -229,6 +242,11 @@ fn hint(doing: &str, code: u16, text: &str) -> String {
         405 => "; it is exclusive to another connection",
         406 if text.contains("inequivalent") => {
             "; it exists with other arguments: use another name, or delete the old one if nobody needs it"
+        }
+        540 if text.contains("acknowledgement") => "; a stream needs manual acknowledgement: leave `auto_ack` off",
+        540 if text.contains("basic.get") => "; consume from it instead",
+        541 if text.contains("transient_nonexcl_queues") => {
+            "; this RabbitMQ takes no queue that is neither durable nor exclusive: declare it `durable`"
         }
         _ => "",
     };

@@ -22,6 +22,8 @@ struct Pending {
     /// Where replies come to at present; calls made for an earlier place have failed.
     place: Option<Place>,
     waiting: HashMap<Uuid, oneshot::Sender<Result<Message>>>,
+    /// How many replies have come that no call can have asked for.
+    foreign: u64,
     /// Why there will never be another reply.
     ended: Option<Error>,
 }
@@ -53,6 +55,11 @@ impl Calls {
         self.lock().waiting.len()
     }
 
+    /// How many replies have come whose correlation id is missing, or none of a client like this.
+    pub fn foreign(&self) -> u64 {
+        self.lock().foreign
+    }
+
     /// A new call, as soon as there is a reply queue.
     pub async fn register(&self) -> Result<Call<'_>> {
         loop {
@@ -78,7 +85,13 @@ impl Calls {
     pub fn answer(&self, reply: Delivery) {
         let (message, _) = reply.split();
         let id = message.properties.correlation_id().map_or("", String::as_str);
-        let caller = Uuid::parse_str(id).ok().and_then(|id| self.lock().waiting.remove(&id));
+        let caller = match Uuid::parse_str(id) {
+            Ok(id) => self.lock().waiting.remove(&id),
+            Err(_) => {
+                self.lock().foreign += 1;
+                None
+            }
+        };
         match caller {
             Some(caller) => {
                 let _ = caller.send(Ok(message));
