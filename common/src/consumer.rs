@@ -27,7 +27,7 @@ use crate::{
     setup::{FirstRun, run},
     supervisor::Core,
     suspicion::Suspicion,
-    topology::{basic_qos, check_name, queue_delete},
+    topology::{basic_qos, check_consume, queue_delete},
 };
 
 /// The prefetch of a consumer whose setup chooses none: enough to keep it busy, and a bound on what it may hold.
@@ -343,11 +343,7 @@ impl Task {
 
     async fn subscribe_on(&self, opening: &Arc<Opening>, suspicion: &mut Suspicion) -> Result<Subscription> {
         let arguments = run((self.subscribe)(Setup::new(opening))).await?;
-        check_name("queue name", &arguments.queue)?;
-        check_name("consumer tag", &arguments.consumer_tag)?;
-        if arguments.no_wait {
-            return Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into()));
-        }
+        check_consume(&arguments)?;
         let auto_ack = arguments.no_ack;
         if !auto_ack && opening.prefetch.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
             basic_qos(opening.clone(), BasicQosArguments::new(0, USUAL_PREFETCH, false)).await?;
@@ -359,7 +355,9 @@ impl Task {
         suspicion.watch(opening, &queue);
         let doing = || format!("cannot consume from queue `{queue}`");
         let consume = opening.call(doing, |raw| async move { raw.basic_consume_rx(arguments).await });
-        let (consumer_tag, messages) = consume.await?;
+        // RabbitMQ closes the whole connection for what a stream cannot do.
+        let consuming = consume.await.map_err(|error| error.blame(doing, &format!("queue '{queue}'")));
+        let (consumer_tag, messages) = consuming?;
         Ok(Subscription { opening: opening.clone(), messages, consumer_tag, queue, auto_ack })
     }
 }

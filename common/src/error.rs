@@ -161,7 +161,8 @@ impl Error {
             Self::Lost { code: Some(code @ 500..), reason } if reason.contains(words) => {
                 let (_, text) = reason.split_once(&format!("{code} ")).unwrap_or(("", &reason));
                 // Of a deprecated feature it says more lines than fit: the first one says which.
-                Self::Closed { doing: doing(), code, text: text.lines().next().unwrap_or_default().to_owned() }
+                let text = text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned();
+                Self::Closed { doing: doing(), code, text }
             }
             error => error,
         }

@@ -175,8 +175,7 @@ impl Worker {
             stop.await;
             stopped.cancel();
         };
-        let returns =
-            Returns { failures: Mutex::default(), hasher: RandomState::new(), stopped: stopped.clone() };
+        let returns = Returns { failures: Mutex::default(), hasher: RandomState::new(), stopped: stopped.clone() };
         let options = self.options;
         let shared = Arc::new((handler, returns));
         let perform = move |task| {

@@ -1,8 +1,9 @@
 //! Queues, exchanges and bindings: the same calls on a [`Setup`](crate::Setup), where they run again after every
 //! loss, and on a [`Channel`](crate::Channel), where they run once.
 
+use amqprs::FieldValue;
 use amqprs::channel::{
-    BasicQosArguments, ExchangeBindArguments, ExchangeDeclareArguments, ExchangeDeleteArguments,
+    BasicConsumeArguments, BasicQosArguments, ExchangeBindArguments, ExchangeDeclareArguments, ExchangeDeleteArguments,
     ExchangeUnbindArguments, QueueBindArguments, QueueDeleteArguments, QueuePurgeArguments, QueueUnbindArguments,
 };
 use std::sync::{Arc, PoisonError};
@@ -156,6 +157,28 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
 /// Without an answer the broker's refusal would meet whatever comes next.
 pub(crate) fn check_answered(no_wait: bool) -> Result<()> {
     if no_wait { Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into())) } else { Ok(()) }
+}
+
+/// What would close the channel or the connection.
+pub(crate) fn check_consume(arguments: &BasicConsumeArguments) -> Result<()> {
+    check_answered(arguments.no_wait)?;
+    check_name("queue name", &arguments.queue)?;
+    check_name("consumer tag", &arguments.consumer_tag)?;
+    let offset = arguments.arguments.as_ref().iter().find(|(name, _)| name.as_ref() == "x-stream-offset");
+    if let Some((_, FieldValue::S(offset))) = offset {
+        let offset: &String = offset.as_ref();
+        let is_age = |(count, unit): (&str, &str)| {
+            ["Y", "M", "D", "h", "m", "s"].contains(&unit) && count.parse::<u32>().is_ok()
+        };
+        let last = offset.char_indices().last().map_or(0, |(last, _)| last);
+        if !(["first", "last", "next"].contains(&&**offset) || is_age(offset.split_at(last))) {
+            return Err(Error::Invalid(format!(
+                "`x-stream-offset` is `{offset}`; it has to be `first`, `last`, `next`, an age such as `7D` or `1h`, a number, \
+                 or a time"
+            )));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn queue_declare(opening: Arc<Opening>, queue: QueueDeclaration) -> Result<QueueDeclared> {

@@ -4,19 +4,19 @@
 use std::time::{Duration, Instant};
 
 use amqprs::{
-    FieldTable, FieldValue,
-    channel::{BasicGetArguments, BasicPublishArguments, QueueDeclareArguments},
+    FieldTable,
+    channel::{BasicGetArguments, BasicPublishArguments},
 };
 use anyhow::{Context, Result, ensure};
 use common::{
-    Channel, Error, RemoteError,
+    Channel, Error, QueueDeclaration, RemoteError, classic_queue, existing_queue,
     rpc::{CallOptions, FunctionOptions, JsonRpcClient, JsonRpcServer},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::{Bench, next, plain, table};
+use crate::{Bench, next, plain};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,9 +43,8 @@ async fn server(channel: &Channel) -> Result<JsonRpcServer> {
 }
 
 /// The queue that others in other languages declare.
-fn function(name: &str) -> Result<QueueDeclareArguments> {
-    let arguments = table(&[("x-dead-letter-exchange", FieldValue::from("rpc.dlx"))])?;
-    Ok(QueueDeclareArguments::new(name).auto_delete(true).arguments(arguments).finish())
+fn function(name: &str) -> QueueDeclaration {
+    classic_queue(name).auto_delete(true).with("x-dead-letter-exchange", "rpc.dlx")
 }
 
 fn header(headers: Option<&FieldTable>, name: &str) -> Option<String> {
@@ -114,10 +113,10 @@ async fn wrong_use_is_refused_here() -> Result<()> {
         let error = server.register(name, |()| async { Ok(()) }).await.expect_err("registered twice");
         ensure!(matches!(error, Error::Invalid(_)), "{error}");
     }
-    let durable = FunctionOptions { durable: true, ..FunctionOptions::default() };
+    let lasting = FunctionOptions { auto_delete: false, ..FunctionOptions::default() };
     let other = JsonRpcServer::new(&channel);
     let error =
-        other.register_with("multiply", durable, |()| async { Ok(()) }).await.expect_err("declared differently");
+        other.register_with("multiply", lasting, |()| async { Ok(()) }).await.expect_err("declared differently");
     ensure!(matches!(error, Error::Closed { code: 406, .. }), "{error}");
     Ok(())
 }
@@ -146,7 +145,7 @@ async fn a_function_that_is_unregistered_finishes_its_calls_and_then_nobody_is_t
         beginning.await?;
         let release = async {
             // The queue goes with its last consumer.
-            while channel.queue_declare(function("slow")?.passive(true).finish()).await.is_ok() {}
+            while channel.queue_declare(existing_queue("slow")).await.is_ok() {}
             let _ = release.send(());
             anyhow::Ok(())
         };
@@ -167,7 +166,7 @@ async fn a_call_that_expires_or_is_rejected_comes_back() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     let client = JsonRpcClient::new(&channel).await?;
-    channel.queue_declare(function("silent")?).await?;
+    channel.queue_declare(function("silent")).await?;
     let since = Instant::now();
     let options =
         CallOptions { timeout: PATIENCE, expiration: Some(Duration::from_millis(100)), ..CallOptions::default() };
@@ -195,8 +194,7 @@ async fn calls_and_replies_are_on_the_wire_what_aio_pika_has() -> Result<()> {
     let client = JsonRpcClient::new(&channel).await?;
     let mut calls = channel
         .consume(|channel| async move {
-            let error = |error: anyhow::Error| Error::other(error);
-            channel.queue_declare(function("f").map_err(error)?).await?;
+            channel.queue_declare(function("f")).await?;
             Ok(amqprs::channel::BasicConsumeArguments::new("f", ""))
         })
         .await?;
@@ -268,7 +266,7 @@ async fn functions_replies_and_the_way_back_of_dead_calls_recover() -> Result<()
                 Err(error) => return Err(error.into()),
             }
         }
-        channel.queue_declare(function("silent")?).await?;
+        channel.queue_declare(function("silent")).await?;
         let options =
             CallOptions { timeout: PATIENCE, expiration: Some(Duration::from_millis(1)), ..CallOptions::default() };
         let error = client.call::<()>("silent", &(), options).await.expect_err("nobody is there");

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use amqprs::{
-    BasicProperties, DELIVERY_MODE_PERSISTENT, DELIVERY_MODE_TRANSIENT,
-    channel::BasicConsumeArguments,
-};
+use amqprs::{BasicProperties, DELIVERY_MODE_PERSISTENT, DELIVERY_MODE_TRANSIENT, channel::BasicConsumeArguments};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{ErrorBody, FROM, TYPE_CALL, bind_dead_letters, bound, describe, object};
