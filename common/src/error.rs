@@ -244,6 +244,9 @@ fn hint(doing: &str, code: u16, text: &str) -> String {
         406 if text.contains("inequivalent") => {
             "; it exists with other arguments: use another name, or delete the old one if nobody needs it"
         }
+        406 if text.contains("prefetch count is not set") => {
+            "; a stream needs a prefetch (`basic_qos`) and manual acknowledgement: leave `auto_ack` off"
+        }
         540 if text.contains("acknowledgement") => "; a stream needs manual acknowledgement: leave `auto_ack` off",
         540 if text.contains("basic.get") => "; consume from it instead",
         541 if text.contains("transient_nonexcl_queues") => {

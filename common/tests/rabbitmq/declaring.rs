@@ -110,9 +110,15 @@ async fn a_refusal_that_closes_the_connection_names_what_was_asked_for() -> Resu
     );
     let error = channel.queue_purge(QueuePurgeArguments::new("events")).await.expect_err("not from a stream");
     ensure!(matches!(error, Error::Closed { code: 540, .. }), "{error}");
-    let auto_ack = |_| async { Ok(BasicConsumeArguments::new("events", "").auto_ack(true).finish()) };
-    let error = channel.consume(auto_ack).await.err().context("streams need acknowledgement")?;
-    ensure!(matches!(error, Error::Closed { code: 540, .. }) && error.to_string().contains("`auto_ack`"), "{error}");
+    for (prefetch, code) in [(0, 406), (10, 540)] {
+        let auto_ack = move |channel: Setup| async move {
+            channel.basic_qos(BasicQosArguments::new(0, prefetch, false)).await?;
+            Ok(BasicConsumeArguments::new("events", "").auto_ack(true).finish())
+        };
+        let error = channel.consume(auto_ack).await.err().context("streams need acknowledgement")?;
+        let refused = matches!(error, Error::Closed { code: refused, .. } if refused == code);
+        ensure!(refused && error.to_string().contains("leave `auto_ack` off"), "{error}");
+    }
     // 503 in RabbitMQ 3, 406 in RabbitMQ 4.
     let error = channel.exchange_declare(ExchangeDeclareArguments::new("e", "fancy")).await.expect_err("no such type");
     let told = error.to_string().contains("cannot declare exchange `e`: ");

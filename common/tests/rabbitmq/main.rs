@@ -10,6 +10,7 @@ mod permissions;
 mod publishing;
 mod recovering;
 mod restarting;
+mod returning;
 mod rpc;
 mod rpc_under_fire;
 mod settling;
