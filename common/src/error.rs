@@ -55,7 +55,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// The broker closed the channel because of something it was asked for.
+    /// The broker closed the channel, or for codes from 500 on the connection, because of something it was asked for.
     #[error("{doing}: {code} {text}{}", hint(doing, *code, text))]
     Closed {
         /// What the program was doing, such as ``cannot declare queue `hello` ``.

@@ -159,7 +159,8 @@
 //! # What is refused here
 //!
 //! What would make RabbitMQ close the connection, or leave the program in the dark: `immediate`, `no_wait`, names over 255
-//! bytes, a heartbeat of 0 or 1 second. `channel.flow` is not offered at all: RabbitMQ refuses to stop a consumer that
+//! bytes, a heartbeat of 0 or 1 second, a `basic_qos` with a `prefetch_size` or `global`, an exchange without a type, an
+//! `x-stream-offset` that is none, and a [`QueueDeclaration`] that contradicts itself. `channel.flow` is not offered at all: RabbitMQ refuses to stop a consumer that
 //! way, prefetch does it.
 
 #![deny(missing_docs)]

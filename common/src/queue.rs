@@ -200,21 +200,21 @@ impl QueueDeclaration {
         let asked = arguments.iter().find(|(argument, _)| argument == TYPE).map(|(_, value)| value);
         if asked.is_some_and(|asked| asked.text() != Some(queue_type)) {
             return Err(Error::Invalid(format!(
-                "queue `{name}` is declared as a {queue_type} queue, and its `{TYPE}` says otherwise: use the function \
-                 that is named after the type"
+                "queue `{name}` is declared as a {queue_type} queue, and its `{TYPE}` says otherwise: leave that out, and \
+                 take `quorum_queue`, `classic_queue` or `stream_queue`"
             )));
         }
         let contradiction = match *queue_type {
             "classic" => None,
-            _ if name.is_empty() => Some("it needs a name of its own"),
-            _ if !durable => Some("it is always durable"),
-            _ if *exclusive => Some("it cannot be exclusive"),
-            _ if *auto_delete => Some("it cannot be deleted with its last consumer (`auto_delete`)"),
+            _ if name.is_empty() => Some("needs a name"),
+            _ if !durable => Some("is always durable"),
+            _ if *exclusive => Some("cannot be exclusive"),
+            _ if *auto_delete => Some("cannot be deleted with its last consumer (`auto_delete`)"),
             _ => None,
         };
         match contradiction {
             Some(reason) => Err(Error::Invalid(format!(
-                "queue `{name}` is declared as a {queue_type} queue: {reason}; `classic_queue` can"
+                "queue `{name}` is declared as a {queue_type} queue, which {reason}; take a `classic_queue`"
             ))),
             None => Ok(()),
         }
@@ -265,10 +265,10 @@ mod tests {
     #[test]
     fn what_contradicts_the_type_of_a_queue_is_refused_with_a_reason() {
         for queue in [quorum_queue, stream_queue] {
-            refused(queue("q").durable(false), "it is always durable; `classic_queue` can");
-            refused(queue("q").exclusive(true), "it cannot be exclusive");
+            refused(queue("q").durable(false), "which is always durable; take a `classic_queue`");
+            refused(queue("q").exclusive(true), "which cannot be exclusive");
             refused(queue("q").auto_delete(true), "`auto_delete`");
-            refused(queue(""), "it needs a name of its own");
+            refused(queue(""), "which needs a name");
             refused(queue("q").with(TYPE, "classic"), "its `x-queue-type` says otherwise");
         }
         refused(exclusive_queue().with(TYPE, "quorum"), "says otherwise");

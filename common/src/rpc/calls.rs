@@ -22,7 +22,7 @@ struct Pending {
     /// Where replies come to at present; calls made for an earlier place have failed.
     place: Option<Place>,
     waiting: HashMap<Uuid, oneshot::Sender<Result<Message>>>,
-    /// How many replies have come that no call can have asked for.
+    /// How many replies have come without an id of ours.
     foreign: u64,
     /// Why there will never be another reply.
     ended: Option<Error>,
@@ -55,7 +55,7 @@ impl Calls {
         self.lock().waiting.len()
     }
 
-    /// How many replies have come whose correlation id is missing, or none of a client like this.
+    /// How many replies have come whose correlation id is missing, or cannot be one of ours.
     pub fn foreign(&self) -> u64 {
         self.lock().foreign
     }
@@ -85,13 +85,10 @@ impl Calls {
     pub fn answer(&self, reply: Delivery) {
         let (message, _) = reply.split();
         let id = message.properties.correlation_id().map_or("", String::as_str);
-        let caller = match Uuid::parse_str(id) {
-            Ok(id) => self.lock().waiting.remove(&id),
-            Err(_) => {
-                self.lock().foreign += 1;
-                None
-            }
-        };
+        if Uuid::parse_str(id).is_err() {
+            self.lock().foreign += 1;
+        }
+        let caller = Uuid::parse_str(id).ok().and_then(|id| self.lock().waiting.remove(&id));
         match caller {
             Some(caller) => {
                 let _ = caller.send(Ok(message));

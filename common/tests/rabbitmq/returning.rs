@@ -54,7 +54,8 @@ async fn a_task_that_fails_goes_back_after_growing_pauses_and_does_not_count_whe
     let mut told = worker(&channel, 4).await?;
     let mut failed = consume(&channel, "failed", true).await?;
     channel.publish(to("jobs"), plain(), json!({"fails": true}).to_string()).await?;
-    let counts = bench.host.broker().skip_below("4.3").await?;
+    let version = bench.host.broker().version().await?;
+    let counts = ["3.", "4.0", "4.1", "4.2"].iter().any(|older| version.starts_with(older));
     let times = if counts { 3 } else { 5 };
     let mut came = Vec::new();
     for time in 0..times {
