@@ -20,7 +20,8 @@ async def main():
     args = parser.parse_args()
     connection = await aio_pika.connect_robust(URL)
     async with connection:
-        rpc = await JsonRPC.create(await connection.channel())
+        # RabbitMQ may take no shared queue that is not durable.
+        rpc = await JsonRPC.create(await connection.channel(), durable=True)
         try:
             result = await rpc.call(args.method, args.arguments, expiration=args.timeout)
         except Exception as error:

@@ -24,9 +24,10 @@ async def sleep(*, seconds):
 async def main():
     connection = await aio_pika.connect_robust(URL)
     async with connection:
-        rpc = await JsonRPC.create(await connection.channel())
+        # RabbitMQ may take no shared queue that is not durable.
+        rpc = await JsonRPC.create(await connection.channel(), durable=True)
         for function in (multiply, divide, sleep):
-            await rpc.register(function.__name__, function, auto_delete=True)
+            await rpc.register(function.__name__, function, durable=True, auto_delete=True)
         print(" [x] Awaiting RPC requests")
         await asyncio.Future()
 

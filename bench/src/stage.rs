@@ -1,14 +1,14 @@
 //! What the variants find on the broker: queues and exchanges, filled before and emptied after each round.
 
 use amqprs::{
-    BasicProperties, FieldTable,
+    BasicProperties,
     channel::{
         BasicPublishArguments, ExchangeDeclareArguments, ExchangeDeleteArguments, ExchangeType, QueueBindArguments,
-        QueueDeclareArguments, QueueDeleteArguments, QueuePurgeArguments,
+        QueueDeleteArguments, QueuePurgeArguments,
     },
 };
 use anyhow::Result;
-use common::{Channel, ConnectionManager, quorum_queue};
+use common::{Channel, ConnectionManager, classic_queue, quorum_queue};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
@@ -77,15 +77,6 @@ impl Builder {
     pub async fn close(self) -> Result<()> {
         Ok(self.connections.close_all().await?)
     }
-}
-
-/// A durable classic queue; the messages in it are transient.
-pub fn classic_queue(name: &str) -> QueueDeclareArguments {
-    let mut arguments = FieldTable::new();
-    if let (Ok(key), Ok(value)) = ("x-queue-type".try_into(), "classic".try_into()) {
-        arguments.insert(key, amqprs::FieldValue::S(value));
-    }
-    QueueDeclareArguments::new(name).durable(true).arguments(arguments).finish()
 }
 
 impl Stage {

@@ -235,7 +235,9 @@ impl Channel {
 async fn get(opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
     let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
     let doing = || format!("cannot get a message from queue `{queue}`");
-    let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await }).await?;
+    let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await }).await;
+    // RabbitMQ closes the whole connection for a stream.
+    let message = message.map_err(|error| error.blame(doing, &format!("queue '{queue}'")))?;
     Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
 }
 

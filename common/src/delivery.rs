@@ -166,7 +166,8 @@ impl Delivery {
     }
 
     /// Refused: back to the queue with `requeue`, else dropped or dead-lettered. On a quorum queue of RabbitMQ 4.3 a
-    /// `reject` counts towards the delivery limit, a `nack` does not.
+    /// `reject` counts towards the delivery limit, a `nack` does not
+    /// ([`ProcessOptions`](crate::ProcessOptions#how-often-a-message-may-come-back)).
     ///
     /// # Errors
     /// As [`ack`](Self::ack).

@@ -55,7 +55,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// The broker closed the channel because of something it was asked for.
+    /// The broker closed the channel, or for codes from 500 on the connection, because of something it was asked for.
     #[error("{doing}: {code} {text}{}", hint(doing, *code, text))]
     Closed {
         /// What the program was doing, such as ``cannot declare queue `hello` ``.
@@ -156,6 +156,20 @@ impl Error {
         Self::Lost { code: None, reason: reason.into() }
     }
 
+    /// The broker closed the connection with words that name what this call asked for: then it is the call's own error, and
+    /// no loss to be tried again.
+    pub(crate) fn blame(self, doing: impl Fn() -> String, words: &str) -> Self {
+        match self {
+            Self::Lost { code: Some(code @ 500..), reason } if reason.contains(words) => {
+                let (_, text) = reason.split_once(&format!("{code} ")).unwrap_or(("", &reason));
+                // Of a deprecated feature it says more lines than fit: the first one says which.
+                let text = text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned();
+                Self::Closed { doing: doing(), code, text }
+            }
+            error => error,
+        }
+    }
+
     /// The connection went away, through no fault of what was asked: worth another try when it is back.
     pub(crate) fn is_loss(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Stale)
@@ -245,6 +259,14 @@ fn hint(doing: &str, code: u16, text: &str) -> String {
             "; it exists with other arguments: use another name, or delete the old one if nobody needs it"
         }
         406 if text.contains("delivery acknowledgement") => return format!("; {ACKNOWLEDGEMENT_TIMEOUT}"),
+        406 if text.contains("prefetch count is not set") => {
+            "; a stream needs a prefetch (`basic_qos`) and manual acknowledgement: leave `auto_ack` off"
+        }
+        540 if text.contains("acknowledgement") => "; a stream needs manual acknowledgement: leave `auto_ack` off",
+        540 if text.contains("basic.get") => "; consume from it instead",
+        541 if text.contains("transient_nonexcl_queues") => {
+            "; this RabbitMQ takes no queue that is neither durable nor exclusive: declare it `durable`"
+        }
         _ => "",
     };
     hint.into()

@@ -159,7 +159,8 @@
 //! # What is refused here
 //!
 //! What would make RabbitMQ close the connection, or leave the program in the dark: `immediate`, `no_wait`, names over 255
-//! bytes, a heartbeat of 0 or 1 second. `channel.flow` is not offered at all: RabbitMQ refuses to stop a consumer that
+//! bytes, a heartbeat of 0 or 1 second, a `basic_qos` with a `prefetch_size` or `global`, an exchange without a type, an
+//! `x-stream-offset` that is none, and a [`QueueDeclaration`] that contradicts itself. `channel.flow` is not offered at all: RabbitMQ refuses to stop a consumer that
 //! way, prefetch does it.
 
 #![deny(missing_docs)]
@@ -180,6 +181,7 @@ mod opening;
 mod options;
 mod process;
 mod publish;
+mod queue;
 mod ready;
 mod remote;
 mod reopen;
@@ -188,6 +190,7 @@ mod shelf;
 mod subscribing;
 mod supervisor;
 mod suspicion;
+mod table;
 mod tls;
 mod topology;
 mod transaction;
@@ -206,8 +209,10 @@ pub use manager::ConnectionManager;
 pub use options::ConnectOptions;
 pub use process::{Outcome, ProcessOptions};
 pub use publish::Confirm;
+pub use queue::{QueueDeclaration, classic_queue, exclusive_queue, existing_queue, quorum_queue, stream_queue};
 pub use remote::RemoteError;
 pub use setup::Setup;
+pub use table::{TableValue, table};
 pub use tls::Tls;
-pub use topology::{QueueDeclared, quorum_queue};
+pub use topology::QueueDeclared;
 pub use transaction::Transaction;

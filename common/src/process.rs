@@ -7,6 +7,22 @@ use futures_util::FutureExt;
 use crate::{Delivery, Message, Result, Settlement, delivery::Settle};
 
 /// What happens to a delivery whose handler fails. The default drops it (or dead-letters it, if its queue says so).
+///
+/// # How often a message may come back
+/// A classic queue gives it out again for ever. A quorum queue counts, and when its delivery limit is passed, it gives the
+/// message to its dead-letter exchange; **without one the message is lost**
+/// ([poison messages](https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling)). What counts depends on the
+/// version of RabbitMQ:
+///
+/// | | limit | counts |
+/// |---|---|---|
+/// | 4.3 and later | 20, or `x-delivery-limit` | a [`reject`](Delivery::reject) with requeue; a channel or connection that ends, or is lost, while the message is unacknowledged; not a `nack` |
+/// | 4.0 to 4.2 | 20, or `x-delivery-limit` | the same, and a `nack` |
+/// | 3.x | none, or `x-delivery-limit` | the same, and a `nack` |
+///
+/// To requeue, this crate sends a `nack`. So from 4.3 on a failing handler does not use up the limit; before, it does. Give a
+/// quorum queue whose messages matter a dead-letter exchange:
+/// `quorum_queue("jobs").with("x-dead-letter-exchange", "failed")`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProcessOptions {
     /// Put it back into its queue. Default: no.
@@ -20,7 +36,7 @@ pub struct ProcessOptions {
 pub enum Outcome {
     /// Done: RabbitMQ forgets the message.
     Ack,
-    /// Not done, and back to the queue. Does not count towards a quorum queue's delivery limit on RabbitMQ 4.3.
+    /// Not done, and back to the queue ([how often](ProcessOptions#how-often-a-message-may-come-back)).
     Requeue,
     /// Not to be done: dropped, or dead-lettered.
     Reject,
@@ -34,7 +50,9 @@ impl From<()> for Outcome {
 
 impl Delivery {
     /// Lets `handler` work on the message and settles it by the outcome: `Ok` decides by its value, `Err` or a panic
-    /// rejects according to `options`. The handler gets no means to settle, so nothing is settled twice.
+    /// rejects or requeues according to `options`. The handler gets no means to settle, so nothing is settled twice.
+    ///
+    /// A message that is put back comes again at once. A [`Worker`](crate::tasks::Worker) makes pauses.
     ///
     /// ```no_run
     /// # async fn example(delivery: common::Delivery) -> common::Result<()> {
@@ -87,5 +105,9 @@ where
         Err(_) => "it panicked".to_owned(),
     };
     tracing::warn!("the handler of delivery {tag} failed: {failure}");
-    Settle::Reject { requeue: options.requeue && !(options.reject_on_redelivered && redelivered) }
+    match options.requeue && !(options.reject_on_redelivered && redelivered) {
+        // RabbitMQ 4.3 counts a rejected message towards a quorum queue's delivery limit, and drops it in the end.
+        true => Settle::Nack { requeue: true },
+        false => Settle::Reject { requeue: false },
+    }
 }

@@ -23,7 +23,7 @@ use crate::{
     shelf::{Shelf, Subscription},
     supervisor::{Core, LinkState},
     suspicion::Suspicion,
-    topology::{check_name, queue_delete},
+    topology::{check_consume, queue_delete},
 };
 
 /// The prefetch of a consumer whose setup chooses none: enough to keep it busy, and a bound on what it may hold.
@@ -175,11 +175,7 @@ impl Task {
 
     async fn wish(&self, opening: &Arc<Opening>) -> Result<Wish> {
         let arguments = self.subscribe.run(opening, self.core.options.operation_timeout).await?;
-        check_name("queue name", &arguments.queue)?;
-        check_name("consumer tag", &arguments.consumer_tag)?;
-        if arguments.no_wait {
-            return Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into()));
-        }
+        check_consume(&arguments)?;
         let queue = match &*arguments.queue {
             "" => opening.last_queue.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             name => name.to_owned(),
@@ -262,7 +258,9 @@ async fn consume(opening: &Arc<Opening>, wish: &Wish) -> Result<Subscription> {
     let auto_ack = arguments.no_ack;
     let doing = || format!("cannot consume from queue `{queue}`");
     let consume = opening.call(doing, |raw| async move { raw.basic_consume_rx(arguments).await });
-    let (consumer_tag, messages) = consume.await?;
+    // RabbitMQ closes the whole connection for what a stream cannot do.
+    let consuming = consume.await.map_err(|error| error.blame(doing, &format!("queue '{queue}'")));
+    let (consumer_tag, messages) = consuming?;
     Ok(Subscription { opening: opening.clone(), messages, first: None, consumer_tag, queue, auto_ack })
 }
 

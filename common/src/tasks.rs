@@ -5,10 +5,11 @@
 //! mandatory to the queue of its workers. They declare the queue; the master does not.
 
 use std::{
+    collections::HashMap,
     fmt::Display,
     future::{Future, pending, ready},
-    panic::AssertUnwindSafe,
-    sync::Arc,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,20 +17,17 @@ use amqprs::{
     BasicProperties, DELIVERY_MODE_PERSISTENT,
     channel::{BasicConsumeArguments, BasicPublishArguments},
 };
-use futures_util::FutureExt;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::sleep;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, Setup,
+    delivery::Settle,
     process::decide,
     rpc::json::object,
     work::{Done, with_manual_ack, work},
 };
-
-/// A task that fails when it comes again is held this long before it goes back: without a pause, a task that always
-/// fails would go round as fast as the machine can.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Hands out tasks.
 ///
@@ -57,7 +55,7 @@ impl Master {
     ///
     /// # Errors
     /// [`Unroutable`](crate::Error::Unroutable): there is no such queue. [`Invalid`](crate::Error::Invalid): the task is no JSON
-    /// object. Else those of [`Channel::publish`].
+    /// object, or has a number in it that JSON does not have (infinite, or not a number). Else those of [`Channel::publish`].
     pub async fn create_task(&self, queue: &str, task: &impl Serialize) -> Result<()> {
         let mut properties = BasicProperties::default();
         properties.with_content_type("application/json").with_delivery_mode(DELIVERY_MODE_PERSISTENT);
@@ -69,8 +67,13 @@ impl Master {
 /// Works on tasks from a queue.
 ///
 /// What the handler returns decides: `Ok` acknowledges, or does what its [`Outcome`] says; `Err` or a panic puts the task back,
-/// unless [`options`](Self::options) say otherwise. One that fails again and again is put back once a second. A body that is
-/// not the JSON of a task can never succeed: it is rejected for good.
+/// unless [`options`](Self::options) say otherwise. A body that is not the JSON of a task can never succeed: it is rejected for
+/// good.
+///
+/// A task that fails goes back at once the first time. Each time it fails again it is held longer before it goes back: 1 s,
+/// then 2 s, 4 s, and so on up to 30 s, and meanwhile counts towards the prefetch. A classic queue gives it out for ever. A
+/// quorum queue may count how often, and drop it in the end: see
+/// [`ProcessOptions`](ProcessOptions#how-often-a-message-may-come-back), and give the queue a dead-letter exchange.
 ///
 /// ```no_run
 /// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
@@ -117,7 +120,7 @@ impl Worker {
         Ok(Self { tasks: channel.consume(with_manual_ack(subscribe)).await?, options })
     }
 
-    /// What happens to a task whose handler fails. Default: it goes back to the queue, each time.
+    /// What happens to a task whose handler fails. Default: it goes back to the queue, each time, with growing pauses.
     #[must_use]
     pub fn options(mut self, options: ProcessOptions) -> Self {
         self.options = options;
@@ -136,14 +139,29 @@ impl Worker {
         O: Into<Outcome> + 'static,
         E: Display + 'static,
     {
-        self.run_until(handler, pending()).await
+        self.run_until(handler, pending::<()>()).await
     }
 
-    /// Works on tasks until `stop`; then takes no more, gives back those not begun, and ends when the others are done.
+    /// Works on tasks until `stop`; then takes no more, gives back those not begun, and ends when the others are done. Any
+    /// future will do for `stop`; what it returns does not matter.
+    ///
+    /// ```no_run
+    /// # async fn example(worker: common::tasks::Worker) -> common::Result<()> {
+    /// use common::{Error, Result};
+    /// use serde_json::Value;
+    ///
+    /// async fn print(task: Value) -> Result<()> {
+    ///     println!("{task}");
+    ///     Ok(())
+    /// }
+    ///
+    /// worker.run_until(print, tokio::signal::ctrl_c()).await // tokio's feature `signal`
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Why consuming ended for good.
-    pub async fn run_until<T, H, Fut, O, E>(self, handler: H, stop: impl Future<Output = ()>) -> Result<()>
+    pub async fn run_until<T, H, Fut, O, E>(self, handler: H, stop: impl Future) -> Result<()>
     where
         T: DeserializeOwned + Send + 'static,
         H: Fn(T) -> Fut + Send + Sync + 'static,
@@ -151,12 +169,24 @@ impl Worker {
         O: Into<Outcome> + 'static,
         E: Display + 'static,
     {
-        let (handler, options) = (Arc::new(handler), self.options);
-        work(self.tasks, stop, move |task| perform(task, options, handler.clone()), ready).await
+        // What waits before it goes back does so at once when this worker stops.
+        let stopped = self.tasks.core().resting.child_token();
+        let stop = async {
+            stop.await;
+            stopped.cancel();
+        };
+        let returns = Returns { failures: Mutex::default(), hasher: RandomState::new(), stopped: stopped.clone() };
+        let options = self.options;
+        let shared = Arc::new((handler, returns));
+        let perform = move |task| {
+            let shared = shared.clone();
+            async move { perform(task, options, &shared.0, &shared.1).await }
+        };
+        work(self.tasks, stop, perform, ready).await
     }
 }
 
-async fn perform<T, H, Fut, O, E>(task: Delivery, options: ProcessOptions, handler: Arc<H>) -> Done
+async fn perform<T, H, Fut, O, E>(task: Delivery, options: ProcessOptions, handler: &H, returns: &Returns) -> Done
 where
     T: DeserializeOwned,
     H: Fn(T) -> Fut,
@@ -164,7 +194,8 @@ where
     O: Into<Outcome>,
     E: Display,
 {
-    let comes_back = options.requeue && !options.reject_on_redelivered;
+    let (message, receipt) = task.split();
+    let (known, redelivered) = (returns.key(&message), message.redelivered);
     let handle = |message: Message| async move {
         let task = match message.json() {
             Ok(task) => task,
@@ -173,14 +204,57 @@ where
                 return Ok(Outcome::Reject);
             }
         };
-        let work = async { handler(task).await.map(Into::into).map_err(|error| error.to_string()) };
-        let outcome = AssertUnwindSafe(work).catch_unwind().await;
-        let outcome = outcome.unwrap_or_else(|_| Err("it panicked".to_owned()));
-        if outcome.is_err() && message.redelivered && comes_back {
-            sleep(PAUSE).await;
-        }
-        outcome
+        handler(task).await.map(Into::into).map_err(|error| error.to_string())
     };
-    let (message, receipt) = task.split();
-    (receipt, decide(message, options, handle).await)
+    let how = decide(message, options, handle).await;
+    match how {
+        Settle::Nack { requeue: true } => returns.pause(known, redelivered).await,
+        _ => returns.forget(known),
+    }
+    (receipt, how)
+}
+
+/// How often tasks have failed here. Without pauses, one that always fails would go round as fast as the machine can, and
+/// use up a quorum queue's delivery limit in a moment.
+struct Returns {
+    failures: Mutex<HashMap<u64, u32>>,
+    hasher: RandomState,
+    stopped: CancellationToken,
+}
+
+impl Returns {
+    /// More tasks than this do not fail for long; if they do, counting begins again.
+    const MOST: usize = 10_000;
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    /// A delivery has no number that stays: tasks that say the same count as one.
+    fn key(&self, task: &Message) -> u64 {
+        self.hasher.hash_one((&task.body, task.properties.message_id()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, task: u64) {
+        self.lock().remove(&task);
+    }
+
+    /// Before a task goes back.
+    async fn pause(&self, task: u64, redelivered: bool) {
+        if !redelivered {
+            return;
+        }
+        let pause = {
+            let mut failures = self.lock();
+            if failures.len() >= Self::MOST {
+                failures.clear();
+            }
+            let before = failures.entry(task).or_default();
+            let pause = Duration::from_secs(1 << (*before).min(5)).min(Self::LONGEST);
+            *before += 1;
+            pause
+        };
+        let _ = timeout(pause, self.stopped.cancelled()).await;
+    }
 }

@@ -1,15 +1,18 @@
 //! Queues, exchanges and bindings: the same calls on a [`Setup`](crate::Setup), where they run again after every
 //! loss, and on a [`Channel`](crate::Channel), where they run once.
 
+use amqprs::FieldValue;
 use amqprs::channel::{
-    BasicQosArguments, ExchangeBindArguments, ExchangeDeclareArguments, ExchangeDeleteArguments,
-    ExchangeUnbindArguments, QueueBindArguments, QueueDeclareArguments, QueueDeleteArguments, QueuePurgeArguments,
-    QueueUnbindArguments,
+    BasicConsumeArguments, BasicQosArguments, ExchangeBindArguments, ExchangeDeclareArguments, ExchangeDeleteArguments,
+    ExchangeUnbindArguments, QueueBindArguments, QueueDeleteArguments, QueuePurgeArguments, QueueUnbindArguments,
 };
-use amqprs::{FieldTable, FieldValue};
 use std::sync::{Arc, PoisonError};
 
-use crate::{Error, Result, opening::Opening};
+use crate::{
+    Error, Result,
+    opening::Opening,
+    queue::{Checked, QueueDeclaration},
+};
 
 /// What the broker says of a queue it declared ([`queue.declare-ok`](https://www.rabbitmq.com/amqp-0-9-1-reference#queue.declare)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,31 +25,6 @@ pub struct QueueDeclared {
     pub consumers: u32,
 }
 
-/// The declaration of a durable quorum queue, the type RabbitMQ recommends for messages that must not be lost:
-/// replicated in a cluster, and it notices a message that keeps coming back
-/// ([quorum queues](https://www.rabbitmq.com/docs/quorum-queues)).
-///
-/// It is what the chapters declare, in every language's port, so that their programs work with each other.
-///
-/// ```
-/// let arguments = common::quorum_queue("task_queue");
-/// ```
-pub fn quorum_queue(name: &str) -> QueueDeclareArguments {
-    let arguments = text_table(&[("x-queue-type", "quorum")]);
-    QueueDeclareArguments::durable_client_named(name).arguments(arguments).finish()
-}
-
-/// A table of texts. Their names are ours, and short enough.
-pub(crate) fn text_table(entries: &[(&str, &str)]) -> FieldTable {
-    let mut table = FieldTable::new();
-    for (name, value) in entries {
-        if let Ok(name) = (*name).try_into() {
-            table.insert(name, FieldValue::from(*value));
-        }
-    }
-    table
-}
-
 /// Gives a type with `on_opening`, which runs a call on its opening, the topology calls.
 macro_rules! topology_calls {
     ($type:ty) => {
@@ -54,14 +32,29 @@ macro_rules! topology_calls {
             /// Declares a queue: creates it, or checks that it exists with these arguments
             /// ([queues](https://www.rabbitmq.com/docs/queues)). With an empty name the broker makes one up.
             ///
+            /// It takes a [`QueueDeclaration`](crate::QueueDeclaration), which also amqprs's own arguments become.
+            ///
+            /// ```no_run
+            /// # async fn example(channel: common::Setup) -> common::Result<()> {
+            /// use common::quorum_queue;
+            ///
+            /// channel.queue_declare(quorum_queue("jobs").with("x-delivery-limit", 5)).await?;
+            /// # Ok(())
+            /// # }
+            /// ```
+            ///
             /// # Errors
-            /// [`Closed`](crate::Error::Closed) with 406 when it exists with other arguments, with 404 when it is
-            /// passive and missing, with 405 when it is exclusive to another connection.
+            /// - [`Closed`](crate::Error::Closed): with 406 when it exists with other arguments, or one of them has a
+            ///   value that RabbitMQ does not take; with 404 when it is passive and missing; with 405 when it is exclusive to
+            ///   another connection; with 541 when it is neither durable nor exclusive, and this RabbitMQ takes no such
+            ///   queue.
+            /// - [`Invalid`](crate::Error::Invalid): the declaration contradicts itself; nothing was sent.
             pub async fn queue_declare(
                 &self,
-                arguments: amqprs::channel::QueueDeclareArguments,
+                queue: impl Into<crate::QueueDeclaration>,
             ) -> crate::Result<crate::QueueDeclared> {
-                self.on_opening(|opening| crate::topology::queue_declare(opening, arguments.clone())).await
+                let queue = queue.into();
+                self.on_opening(|opening| crate::topology::queue_declare(opening, queue.clone())).await
             }
 
             /// Binds a queue to an exchange: messages whose routing key fits the binding key come to the queue.
@@ -140,10 +133,11 @@ macro_rules! topology_calls {
             }
 
             /// Sets how many unacknowledged deliveries the broker hands to each consumer that starts afterwards
-            /// ([prefetch](https://www.rabbitmq.com/docs/consumer-prefetch)).
+            /// ([prefetch](https://www.rabbitmq.com/docs/consumer-prefetch)). A count of 0 is no bound.
             ///
             /// # Errors
-            /// [`Closed`](crate::Error::Closed) when the broker refuses: since RabbitMQ 4.3 it denies `global`.
+            /// [`Invalid`](crate::Error::Invalid) for a `prefetch_size` other than 0, and for `global`: RabbitMQ has never
+            /// counted bytes, and a prefetch for a whole channel is gone from it or going (quorum queues never had it).
             pub async fn basic_qos(&self, arguments: amqprs::channel::BasicQosArguments) -> crate::Result<()> {
                 self.on_opening(|opening| crate::topology::basic_qos(opening, arguments.clone())).await
             }
@@ -161,29 +155,42 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
 }
 
 /// Without an answer the broker's refusal would meet whatever comes next.
-fn check_answered(no_wait: bool) -> Result<()> {
+pub(crate) fn check_answered(no_wait: bool) -> Result<()> {
     if no_wait { Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into())) } else { Ok(()) }
 }
 
-/// The queue's name, `exclusive` and `no_wait`, which amqprs keeps private: read off the debug print, where a name can
-/// only look longer than it is. Returns the name, and whether the queue is exclusive.
-fn check_declaration(arguments: &QueueDeclareArguments) -> Result<(String, bool)> {
-    let print = format!("{arguments:?}");
-    let (name, rest) = print
-        .split_once("queue: \"")
-        .and_then(|(_, rest)| rest.split_once("\", passive: "))
-        .ok_or_else(|| Error::Invalid("this version of amqprs prints queue arguments in another way".into()))?;
-    check_name("queue name", name)?;
-    let is = |flag: &str| rest.split_once(flag).is_some_and(|(_, rest)| rest.starts_with("true"));
-    check_answered(is("no_wait: "))?;
-    Ok((name.to_owned(), is("exclusive: ")))
+/// What would close the channel or the connection.
+pub(crate) fn check_consume(arguments: &BasicConsumeArguments) -> Result<()> {
+    check_answered(arguments.no_wait)?;
+    check_name("queue name", &arguments.queue)?;
+    check_name("consumer tag", &arguments.consumer_tag)?;
+    let offset = arguments.arguments.as_ref().iter().find(|(name, _)| name.as_ref() == "x-stream-offset");
+    if let Some((_, FieldValue::S(offset))) = offset {
+        let offset: &String = offset.as_ref();
+        let is_age = |(count, unit): (&str, &str)| {
+            ["Y", "M", "D", "h", "m", "s"].contains(&unit) && count.parse::<u32>().is_ok()
+        };
+        let last = offset.char_indices().last().map_or(0, |(last, _)| last);
+        if !(["first", "last", "next"].contains(&&**offset) || is_age(offset.split_at(last))) {
+            return Err(Error::Invalid(format!(
+                "`x-stream-offset` is `{offset}`; it has to be `first`, `last`, `next`, an age such as `7D` or `1h`, a number, \
+                 or a time"
+            )));
+        }
+    }
+    Ok(())
 }
 
-pub(crate) async fn queue_declare(opening: Arc<Opening>, arguments: QueueDeclareArguments) -> Result<QueueDeclared> {
-    let (asked, exclusive) = check_declaration(&arguments)?;
+pub(crate) async fn queue_declare(opening: Arc<Opening>, queue: QueueDeclaration) -> Result<QueueDeclared> {
+    let Checked { arguments, name: asked, exclusive, shared_and_transient } = queue.check()?;
     let doing = || format!("cannot declare queue `{asked}`");
-    let declared = opening.call(doing, |raw| async move { raw.queue_declare(arguments).await }).await?;
-    let (name, messages, consumers) = declared.unwrap_or_default();
+    let declared = opening.call(doing, |raw| async move { raw.queue_declare(arguments).await }).await;
+    let (name, messages, consumers) = declared
+        .map_err(|error| match shared_and_transient {
+            true => error.blame(doing, "transient_nonexcl_queues"),
+            false => error,
+        })?
+        .unwrap_or_default();
     if asked.is_empty()
         && exclusive
         && let Some(own) = &mut *opening.own_queues.lock().unwrap_or_else(PoisonError::into_inner)
@@ -218,8 +225,8 @@ pub(crate) async fn queue_purge(opening: Arc<Opening>, arguments: QueuePurgeArgu
     check_name("queue name", &arguments.queue)?;
     let queue = arguments.queue.clone();
     let doing = || format!("cannot purge queue `{queue}`");
-    let purged = opening.call(doing, |raw| async move { raw.queue_purge(arguments).await }).await?;
-    Ok(purged.unwrap_or_default())
+    let purged = opening.call(doing, |raw| async move { raw.queue_purge(arguments).await }).await;
+    Ok(purged.map_err(|error| error.blame(doing, &format!("queue '{queue}'")))?.unwrap_or_default())
 }
 
 pub(crate) async fn queue_delete(opening: Arc<Opening>, arguments: QueueDeleteArguments) -> Result<u32> {
@@ -238,9 +245,14 @@ pub(crate) async fn exchange_declare(opening: Arc<Opening>, arguments: ExchangeD
     check_answered(arguments.no_wait)?;
     check_name("exchange name", &arguments.exchange)?;
     check_name("exchange type", &arguments.exchange_type)?;
-    let exchange = arguments.exchange.clone();
+    if arguments.exchange_type.is_empty() && !arguments.passive {
+        return Err(Error::Invalid(format!("exchange `{}` needs a type, such as `fanout`", arguments.exchange)));
+    }
+    let (exchange, kind) = (arguments.exchange.clone(), arguments.exchange_type.clone());
     let doing = || format!("cannot declare exchange `{exchange}`");
-    opening.call(doing, |raw| async move { raw.exchange_declare(arguments).await }).await
+    let declared = opening.call(doing, |raw| async move { raw.exchange_declare(arguments).await }).await;
+    // RabbitMQ 3 closes the connection for it.
+    declared.map_err(|error| error.blame(doing, &format!("exchange type '{kind}'")))
 }
 
 pub(crate) async fn exchange_delete(opening: Arc<Opening>, arguments: ExchangeDeleteArguments) -> Result<()> {
@@ -272,6 +284,20 @@ pub(crate) async fn exchange_unbind(opening: Arc<Opening>, arguments: ExchangeUn
 }
 
 pub(crate) async fn basic_qos(opening: Arc<Opening>, arguments: BasicQosArguments) -> Result<()> {
+    if arguments.prefetch_size != 0 {
+        return Err(Error::Invalid(
+            "RabbitMQ cannot limit a prefetch by its size and would close the connection: set `prefetch_size` to 0 and \
+             choose a `prefetch_count`"
+                .into(),
+        ));
+    }
+    if arguments.global {
+        return Err(Error::Invalid(
+            "a prefetch for the whole channel (`global`) is deprecated in RabbitMQ, and quorum queues have never had it: \
+             leave `global` off, and each consumer has the prefetch"
+                .into(),
+        ));
+    }
     let count = arguments.prefetch_count;
     let doing = || format!("cannot set a prefetch of {count}");
     opening.call(doing, |raw| async move { raw.basic_qos(arguments).await }).await?;

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use amqprs::channel::{BasicPublishArguments, QueueDeclareArguments};
+use amqprs::channel::BasicPublishArguments;
 use anyhow::{Context, Result, bail};
-use common::{Channel, Error, Setup};
+use common::{Channel, Error, Setup, existing_queue};
 
 /// A user's [`Setup`], kept for making trouble on its channel.
 #[derive(Clone, Default)]
@@ -34,7 +34,7 @@ impl Stash {
     /// # Errors
     /// When it does not close it.
     pub async fn close_channel(&self) -> Result<()> {
-        let missing = QueueDeclareArguments::new("missing").passive(true).finish();
+        let missing = existing_queue("missing");
         match self.setup()?.queue_declare(missing).await {
             Err(Error::Closed { code: 404, .. }) => Ok(()),
             other => bail!("asked for a missing queue: {other:?}"),

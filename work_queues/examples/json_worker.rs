@@ -2,9 +2,9 @@
 //!
 //!     cargo run -p work_queues --example json_worker -- resize
 
-use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, QueueDeclareArguments};
+use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, Setup, cli, tasks::Worker};
+use common::{ConnectionManager, Error, Result, Setup, classic_queue, cli, tasks::Worker};
 use serde_json::Value;
 
 /// Prints tasks until Ctrl-C.
@@ -48,7 +48,7 @@ async fn main() -> Result<()> {
 /// Declares the queue and says what to consume. Runs again after every loss of the connection.
 async fn tasks(channel: Setup, queue: String) -> Result<BasicConsumeArguments> {
     // As Python's `create_worker(…, durable=True)` does; a quorum queue would be another one (406).
-    channel.queue_declare(QueueDeclareArguments::durable_client_named(&queue)).await?;
+    channel.queue_declare(classic_queue(&queue)).await?;
 
     // One task at a time.
     channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;

@@ -2,9 +2,8 @@
 //!
 //!     cargo run --example redeclare
 
-use amqprs::channel::QueueDeclareArguments;
 use clap::Parser;
-use common::{ConnectionManager, Result, cli};
+use common::{ConnectionManager, Result, classic_queue, cli};
 
 /// Declares `task_queue` as a classic queue.
 #[derive(Parser)]
@@ -22,8 +21,8 @@ async fn main() -> Result<()> {
     let connections = ConnectionManager::new(args.broker.options()?);
     let channel = connections.channel("redeclare").await?;
 
-    // Durable, too, but without `x-queue-type`: that is a classic queue, unless the virtual host has another default.
-    channel.queue_declare(QueueDeclareArguments::durable_client_named("task_queue")).await?;
+    // Durable, too, but of another type.
+    channel.queue_declare(classic_queue("task_queue")).await?;
     println!(" [x] Declared");
 
     connections.close_all().await

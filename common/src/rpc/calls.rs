@@ -22,6 +22,8 @@ struct Pending {
     /// Where replies come to at present; calls made for an earlier place have failed.
     place: Option<Place>,
     waiting: HashMap<Uuid, oneshot::Sender<Result<Message>>>,
+    /// How many replies have come without an id of ours.
+    foreign: u64,
     /// Why there will never be another reply.
     ended: Option<Error>,
 }
@@ -53,6 +55,11 @@ impl Calls {
         self.lock().waiting.len()
     }
 
+    /// How many replies have come whose correlation id is missing, or cannot be one of ours.
+    pub fn foreign(&self) -> u64 {
+        self.lock().foreign
+    }
+
     /// A new call, as soon as there is a reply queue.
     pub async fn register(&self) -> Result<Call<'_>> {
         loop {
@@ -78,6 +85,9 @@ impl Calls {
     pub fn answer(&self, reply: Delivery) {
         let (message, _) = reply.split();
         let id = message.properties.correlation_id().map_or("", String::as_str);
+        if Uuid::parse_str(id).is_err() {
+            self.lock().foreign += 1;
+        }
         let caller = Uuid::parse_str(id).ok().and_then(|id| self.lock().waiting.remove(&id));
         match caller {
             Some(caller) => {

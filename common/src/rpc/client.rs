@@ -88,7 +88,7 @@ impl RpcClient {
     /// - [`Lost`](Error::Lost), [`Unconfirmed`](Error::Unconfirmed): the connection was lost meanwhile; the server may or
     ///   may not have done the work.
     pub async fn call(&self, queue: &str, body: impl Into<Vec<u8>>, patience: Duration) -> Result<Message> {
-        let properties = |_: &str, left| BasicProperties::default().with_expiration(&milliseconds(left)).finish();
+        let properties = |_: &str, left| Ok(BasicProperties::default().with_expiration(&milliseconds(left)).finish());
         let reply = self.request(queue, body.into(), patience, properties).await?;
         match reply.properties.message_type().map(String::as_str) {
             Some(TYPE_ERROR) => Err(Error::Remote(RemoteError::new("", reply.text()))),
@@ -108,20 +108,27 @@ impl RpcClient {
         queue: &str,
         body: Vec<u8>,
         patience: Duration,
-        properties: impl FnOnce(&str, Duration) -> BasicProperties,
+        properties: impl FnOnce(&str, Duration) -> Result<BasicProperties>,
     ) -> Result<Message> {
         let since = Instant::now();
+        let foreign = self.calls.foreign();
+        // The channel keeps one of the two until the request is confirmed.
+        let (unconfirmed, mut is_sent) = (Arc::new(()), false);
         let exchange = async {
             let mut call = self.calls.register().await?;
-            let mut properties = properties(&call.reply_to, patience.saturating_sub(since.elapsed()));
+            let mut properties = properties(&call.reply_to, patience.saturating_sub(since.elapsed()))?;
             properties.with_reply_to(&call.reply_to).with_correlation_id(&call.id.to_string());
             let to = BasicPublishArguments::new("", queue).mandatory(true).finish();
             let opening = match self.direct {
                 true => Some(call.opening.upgrade().ok_or(Error::lost("the reply channel went with it"))?),
                 false => None,
             };
-            let (calls, id) = (self.calls.clone(), call.id);
-            let failed = Waiter::Call { id, fail: Box::new(move |error| calls.fail(&id, error)) };
+            let (calls, id, kept) = (self.calls.clone(), call.id, unconfirmed.clone());
+            let fail = move |error| {
+                drop(kept);
+                calls.fail(&id, error);
+            };
+            let failed = Waiter::Call { id, fail: Box::new(fail) };
             let asked = self.channel.send(opening.as_ref(), Some(failed), Outgoing::new(to, properties, body));
             // The reply queue may go while the request waits for a connection.
             tokio::select! {
@@ -129,6 +136,7 @@ impl RpcClient {
                 reply = &mut call.reply => reply,
                 asked = asked => {
                     asked?;
+                    is_sent = true;
                     (&mut call.reply).await
                 }
             }
@@ -138,9 +146,28 @@ impl RpcClient {
             Err(Error::Timeout {
                 doing: format!("the call to queue `{queue}` failed"),
                 after: patience,
-                reason: "is a server running, and not too busy?".into(),
+                reason: match self.calls.foreign() - foreign {
+                    0 if !is_sent => self.why_not_sent(),
+                    0 if Arc::strong_count(&unconfirmed) > 1 => {
+                        "RabbitMQ has not even confirmed the request: when it is short of memory or disk it takes no \
+                         messages; `rabbitmqctl status` shows its alarms"
+                            .into()
+                    }
+                    0 => "is a server running, and not too busy?".into(),
+                    count => format!(
+                        "meanwhile {count} came without a request's `correlation_id`: the server has to copy it into its \
+                         reply"
+                    ),
+                },
             })
         })
+    }
+
+    fn why_not_sent(&self) -> String {
+        match self.channel.core.timed_out("") {
+            Error::Timeout { reason, .. } if !reason.is_empty() => format!("the request was not sent: {reason}"),
+            _ => "the request was not sent: RabbitMQ takes no messages".into(),
+        }
     }
 }
 

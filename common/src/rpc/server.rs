@@ -27,6 +27,9 @@ use crate::{
 /// request is acknowledged after its reply is confirmed, so that a server which dies in between leaves it to another
 /// one; the client may then see two replies. A request without `reply_to` is worked on, too; its result is thrown away.
 ///
+/// A request whose reply cannot be sent goes back to the queue. On a quorum queue that, and each server that dies with a
+/// request, may count towards a limit: see [`ProcessOptions`](crate::ProcessOptions#how-often-a-message-may-come-back).
+///
 /// ```no_run
 /// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 /// use common::{Message, Result, Setup, quorum_queue, rpc::RpcServer};
@@ -78,25 +81,26 @@ impl RpcServer {
         B: Into<Vec<u8>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        self.serve_until(handler, pending()).await
+        self.serve_until(handler, pending::<()>()).await
     }
 
     /// Answers requests until `stop`; then takes no more, gives back those it has not begun, and ends when the others
     /// are answered and acknowledged. Nobody notices that this server is gone.
     ///
+    /// Any future will do for `stop`; what it returns does not matter.
+    ///
     /// ```no_run
     /// # use common::{ConnectionManager, Message, Result, rpc::RpcServer};
     /// # async fn example(connections: ConnectionManager, server: RpcServer) -> Result<()> {
-    /// # async fn shutdown_asked_for() {}
     /// # async fn double(request: Message) -> Result<String> { Ok(request.text()) }
-    /// server.serve_until(double, shutdown_asked_for()).await?; // such as tokio::signal::ctrl_c()
+    /// server.serve_until(double, tokio::signal::ctrl_c()).await?; // tokio's feature `signal`
     /// connections.close_all().await
     /// # }
     /// ```
     ///
     /// # Errors
     /// Why consuming ended for good.
-    pub async fn serve_until<H, Fut, B, E>(self, handler: H, stop: impl Future<Output = ()>) -> Result<()>
+    pub async fn serve_until<H, Fut, B, E>(self, handler: H, stop: impl Future) -> Result<()>
     where
         H: Fn(Message) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<B, E>> + Send + 'static,
@@ -111,7 +115,7 @@ impl RpcServer {
                 outcome.map(Into::into).map_err(|error| RemoteError::new("", error.to_string()))
             }
         };
-        self.answer(text, answering, stop).await
+        self.answer(text, answering, async { drop(stop.await) }).await
     }
 
     pub(super) async fn answer<H, Fut>(self, encode: Encode, handler: H, stop: impl Future<Output = ()>) -> Result<()>
@@ -211,8 +215,8 @@ impl Answer {
             }
             Err(error) => {
                 tracing::warn!("a reply could not be sent, so its request goes back to the queue: {error}");
-                // Counts towards a quorum queue's delivery limit, as `nack` does not: it cannot go on for ever.
-                Settle::Reject { requeue: true }
+                // It is not the request's fault, so it shall not count towards a quorum queue's delivery limit.
+                Settle::Nack { requeue: true }
             }
         };
         (request, how)

@@ -146,7 +146,7 @@ async fn an_exclusive_queue_that_another_connection_still_holds_is_waited_for() 
         move |channel: Setup| {
             let name = *name.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             async move {
-                channel.queue_declare(queue(name).durable(false).exclusive(true).finish()).await?;
+                channel.queue_declare(queue(name).exclusive(true).durable(false)).await?;
                 Ok(BasicConsumeArguments::new(name, "").auto_ack(true).finish())
             }
         }

@@ -4,19 +4,20 @@
 use std::time::{Duration, Instant};
 
 use amqprs::{
-    FieldTable, FieldValue,
-    channel::{BasicGetArguments, BasicPublishArguments, QueueDeclareArguments},
+    FieldTable,
+    channel::{BasicGetArguments, BasicPublishArguments},
 };
 use anyhow::{Context, Result, ensure};
 use common::{
-    Channel, Error, RemoteError,
+    Channel, ConnectionManager, Error, QueueDeclaration, RemoteError, classic_queue, existing_queue,
     rpc::{CallOptions, FunctionOptions, JsonRpcClient, JsonRpcServer},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use testbed::Broker;
 use tokio::sync::oneshot;
 
-use crate::{Bench, next, plain, table};
+use crate::{Bench, next, plain};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,9 +44,8 @@ async fn server(channel: &Channel) -> Result<JsonRpcServer> {
 }
 
 /// The queue that others in other languages declare.
-fn function(name: &str) -> Result<QueueDeclareArguments> {
-    let arguments = table(&[("x-dead-letter-exchange", FieldValue::from("rpc.dlx"))])?;
-    Ok(QueueDeclareArguments::new(name).auto_delete(true).arguments(arguments).finish())
+fn function(name: &str) -> QueueDeclaration {
+    classic_queue(name).auto_delete(true).with("x-dead-letter-exchange", "rpc.dlx")
 }
 
 fn header(headers: Option<&FieldTable>, name: &str) -> Option<String> {
@@ -114,10 +114,10 @@ async fn wrong_use_is_refused_here() -> Result<()> {
         let error = server.register(name, |()| async { Ok(()) }).await.expect_err("registered twice");
         ensure!(matches!(error, Error::Invalid(_)), "{error}");
     }
-    let durable = FunctionOptions { durable: true, ..FunctionOptions::default() };
+    let lasting = FunctionOptions { auto_delete: false, ..FunctionOptions::default() };
     let other = JsonRpcServer::new(&channel);
     let error =
-        other.register_with("multiply", durable, |()| async { Ok(()) }).await.expect_err("declared differently");
+        other.register_with("multiply", lasting, |()| async { Ok(()) }).await.expect_err("declared differently");
     ensure!(matches!(error, Error::Closed { code: 406, .. }), "{error}");
     Ok(())
 }
@@ -146,7 +146,7 @@ async fn a_function_that_is_unregistered_finishes_its_calls_and_then_nobody_is_t
         beginning.await?;
         let release = async {
             // The queue goes with its last consumer.
-            while channel.queue_declare(function("slow")?.passive(true).finish()).await.is_ok() {}
+            while channel.queue_declare(existing_queue("slow")).await.is_ok() {}
             let _ = release.send(());
             anyhow::Ok(())
         };
@@ -167,7 +167,7 @@ async fn a_call_that_expires_or_is_rejected_comes_back() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     let client = JsonRpcClient::new(&channel).await?;
-    channel.queue_declare(function("silent")?).await?;
+    channel.queue_declare(function("silent")).await?;
     let since = Instant::now();
     let options =
         CallOptions { timeout: PATIENCE, expiration: Some(Duration::from_millis(100)), ..CallOptions::default() };
@@ -195,8 +195,7 @@ async fn calls_and_replies_are_on_the_wire_what_aio_pika_has() -> Result<()> {
     let client = JsonRpcClient::new(&channel).await?;
     let mut calls = channel
         .consume(|channel| async move {
-            let error = |error: anyhow::Error| Error::other(error);
-            channel.queue_declare(function("f").map_err(error)?).await?;
+            channel.queue_declare(function("f")).await?;
             Ok(amqprs::channel::BasicConsumeArguments::new("f", ""))
         })
         .await?;
@@ -268,11 +267,100 @@ async fn functions_replies_and_the_way_back_of_dead_calls_recover() -> Result<()
                 Err(error) => return Err(error.into()),
             }
         }
-        channel.queue_declare(function("silent")?).await?;
+        channel.queue_declare(function("silent")).await?;
         let options =
             CallOptions { timeout: PATIENCE, expiration: Some(Duration::from_millis(1)), ..CallOptions::default() };
         let error = client.call::<()>("silent", &(), options).await.expect_err("nobody is there");
         ensure!(error.to_string().contains("expired in its queue"), "{error}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_json_does_not_have_is_an_error_and_never_null() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let server = JsonRpcServer::new(&channel);
+    let divide = |arguments: Value| async move {
+        let [x, y] = ["x", "y"].map(|name| arguments[name].as_f64().unwrap_or_default());
+        Ok(json_of(x / y))
+    };
+    server.register("nested", divide).await?;
+    let client = JsonRpcClient::new(&channel).await?;
+    for y in [0.0, 1e-308] {
+        match client.call::<Value>("nested", &json!({"x": 1e308, "y": y}), PATIENCE).await {
+            Err(Error::Remote(error)) => {
+                ensure!(error.kind == "InvalidResult" && error.message.contains("inf"), "{error}");
+            }
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+    let whole = client.call::<Value>("nested", &json!({"x": 6, "y": 4}), PATIENCE).await?;
+    ensure!(whole == json!({"quotients": [[1.5], null]}), "{whole}");
+    let arguments = std::collections::HashMap::from([("x", Some(f64::NAN))]);
+    let error = client.call::<Value>("nested", &arguments, PATIENCE).await.expect_err("no JSON");
+    ensure!(matches!(&error, Error::Invalid(text) if text.contains("JSON has no number for `NaN`")), "{error}");
+    let master = common::tasks::Master::new(&channel);
+    let error = master.create_task("nested", &arguments).await.expect_err("no JSON");
+    ensure!(matches!(error, Error::Invalid(_)), "{error}");
+    Ok(())
+}
+
+/// What it says is deep inside.
+fn json_of(quotient: f64) -> impl Serialize {
+    #[derive(Serialize)]
+    struct Outcome {
+        quotients: (Vec<f64>, Option<f64>),
+    }
+    Outcome { quotients: (vec![quotient], None) }
+}
+
+/// As RabbitMQ 4.3 can be configured, and later versions are.
+#[tokio::test]
+async fn functions_work_where_queues_have_to_be_durable_and_a_transient_one_is_refused_at_once() -> Result<()> {
+    if Broker::shared().await?.skip_below("4.3").await? {
+        return Ok(());
+    }
+    let deny = "deprecated_features.permit.transient_nonexcl_queues = false";
+    let broker = Broker::builder().configuration(deny).start().await?;
+    let connections = ConnectionManager::new(broker.url().parse()?);
+    let channel = connections.channel("test").await?;
+    let _server = server(&channel).await?;
+    let client = JsonRpcClient::new(&channel).await?;
+    ensure!(client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await? == 42);
+
+    let transient = FunctionOptions { durable: false, ..FunctionOptions::default() };
+    let other = JsonRpcServer::new(&channel);
+    let since = Instant::now();
+    let error = other.register_with("t", transient, |()| async { Ok(()) }).await.expect_err("denied").to_string();
+    let words = ["cannot declare queue `t`: 541", "neither durable nor exclusive: declare it `durable`"];
+    ensure!(words.iter().all(|words| error.contains(words)) && since.elapsed() < PATIENCE / 2, "{error}");
+
+    // It has cost the connection, which is there again.
+    let since = Instant::now();
+    loop {
+        match client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await {
+            Ok(product) => break ensure!(product == 42),
+            Err(Error::Unroutable(_) | Error::Lost { .. } | Error::Unconfirmed { .. })
+                if since.elapsed() < PATIENCE => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    connections.close_all().await?;
+    broker.shutdown().await
+}
+
+#[tokio::test]
+async fn servers_that_do_not_agree_on_a_functions_queue_are_told_on_what() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let _server = server(&channel).await?;
+    let transient = FunctionOptions { durable: false, ..FunctionOptions::default() };
+    let other = JsonRpcServer::new(&channel);
+    let error = other.register_with("multiply", transient, |()| async { Ok(()) }).await.expect_err("another queue");
+    let words = ["406", "inequivalent arg 'durable'", "it exists with other arguments"];
+    let told = words.iter().all(|words| error.to_string().contains(words));
+    // A broker that denies such queues says that first.
+    ensure!(told || error.to_string().contains("541"), "{error}");
     Ok(())
 }

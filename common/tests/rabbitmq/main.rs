@@ -4,6 +4,7 @@ mod cancelled;
 mod consuming;
 mod cutting;
 mod dangers;
+mod declaring;
 mod json_rpc;
 mod leftovers;
 mod managing;
@@ -11,6 +12,7 @@ mod permissions;
 mod publishing;
 mod recovering;
 mod restarting;
+mod returning;
 mod rpc;
 mod rpc_under_fire;
 mod settling;
@@ -21,11 +23,11 @@ mod tasks;
 use std::{io::Write, sync::Once, time::Duration};
 
 use amqprs::{
-    BasicProperties, FieldTable,
-    channel::{BasicConsumeArguments, BasicGetArguments, BasicPublishArguments, QueueDeclareArguments},
+    BasicProperties,
+    channel::{BasicConsumeArguments, BasicGetArguments, BasicPublishArguments},
 };
 use anyhow::{Context, Result, ensure};
-use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Delivery};
+use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Delivery, QueueDeclaration};
 use testbed::{Broker, VirtualHost};
 use tokio::time::timeout;
 
@@ -82,8 +84,8 @@ fn fail_when_amqprs_panics() {
 }
 
 /// A classic queue, the fastest to declare.
-fn queue(name: &str) -> QueueDeclareArguments {
-    QueueDeclareArguments::durable_client_named(name)
+fn queue(name: &str) -> QueueDeclaration {
+    common::classic_queue(name)
 }
 
 fn to(queue: &str) -> BasicPublishArguments {
@@ -92,14 +94,6 @@ fn to(queue: &str) -> BasicPublishArguments {
 
 fn plain() -> BasicProperties {
     BasicProperties::default()
-}
-
-fn table(entries: &[(&str, amqprs::FieldValue)]) -> Result<FieldTable> {
-    let mut table = FieldTable::new();
-    for (key, value) in entries {
-        table.insert((*key).try_into()?, value.clone());
-    }
-    Ok(table)
 }
 
 /// Declares a queue with these messages in it.

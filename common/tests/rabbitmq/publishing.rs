@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use amqprs::{
-    BasicProperties, FieldValue,
-    channel::{BasicPublishArguments, QueueDeclareArguments},
-};
+use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use anyhow::{Context, Result, ensure};
-use common::{ConnectionManager, Error, quorum_queue};
+use common::{ConnectionManager, Error, quorum_queue, table};
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::{Bench, expect_empty, expect_in, filled, plain, queue, table, to};
+use crate::{Bench, expect_empty, expect_in, filled, plain, queue, to};
 
 #[tokio::test]
 async fn a_published_message_is_in_the_queue_when_publish_returns() -> Result<()> {
@@ -38,7 +35,7 @@ async fn the_fourteen_properties_arrive_as_they_were_sent() -> Result<()> {
     let properties = BasicProperties::default()
         .with_content_type("text/plain")
         .with_content_encoding("identity")
-        .with_headers(table(&[("answer", FieldValue::l(42))])?)
+        .with_headers(table([("answer", 42)])?)
         .with_delivery_mode(2)
         .with_priority(3)
         .with_correlation_id("correlation")
@@ -86,7 +83,7 @@ async fn an_unroutable_message_is_an_error_when_mandatory_and_gone_when_not() ->
     channel.publish(to("nowhere"), plain(), "lost").await?;
 
     let mandatory = to("nowhere").mandatory(true).finish();
-    let properties = BasicProperties::default().with_headers(table(&[("mine", FieldValue::t(true))])?).finish();
+    let properties = BasicProperties::default().with_headers(table([("mine", true)])?).finish();
     let error = channel.publish(mandatory, properties, "kept").await.expect_err("unroutable");
     let Error::Unroutable(returned) = &error else { anyhow::bail!("{error}") };
     ensure!(returned.code == 312 && returned.body == b"kept" && returned.routing_key == "nowhere", "{returned:?}");
@@ -102,8 +99,7 @@ async fn thousands_of_mixed_publishes_each_get_their_own_outcome() -> Result<()>
     let channel = bench.channel().await?;
     channel.queue_declare(quorum_queue("quorum")).await?;
     channel.queue_declare(queue("classic")).await?;
-    let full = table(&[("x-max-length", FieldValue::l(1)), ("x-overflow", "reject-publish".into())])?;
-    channel.queue_declare(QueueDeclareArguments::durable_client_named("full").arguments(full).finish()).await?;
+    channel.queue_declare(queue("full").with("x-max-length", 1).with("x-overflow", "reject-publish")).await?;
     channel.publish(to("full"), plain(), "the one that fits").await?;
 
     let mut tasks = JoinSet::new();

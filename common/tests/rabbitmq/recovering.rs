@@ -16,7 +16,7 @@ use common::{ConnectOptions, ConnectionManager, Error, Event, Setup};
 use testbed::Broker;
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, queue, table, to};
+use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, queue, to};
 
 #[tokio::test]
 async fn each_change_of_the_connection_is_an_event() -> Result<()> {
@@ -123,8 +123,7 @@ async fn publishing_waits_for_the_connection_and_nothing_confirmed_is_lost() -> 
 async fn at_least_once_goes_on_until_it_is_confirmed() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    let full = table(&[("x-max-length", amqprs::FieldValue::l(1)), ("x-overflow", "reject-publish".into())])?;
-    channel.queue_declare(QueueDeclareArguments::durable_client_named("full").arguments(full).finish()).await?;
+    channel.queue_declare(queue("full").with("x-max-length", 1).with("x-overflow", "reject-publish")).await?;
     channel.publish(to("full"), plain(), "in the way").await?;
     let publishing = {
         let channel = channel.clone();

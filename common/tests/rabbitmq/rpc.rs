@@ -6,14 +6,14 @@ use std::{
 };
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use common::{
     Channel, Error, Message, Setup,
     rpc::{RpcClient, RpcServer},
 };
 use tokio::{sync::oneshot, task::JoinSet};
 
-use crate::{Bench, expect_empty, plain, queue, to};
+use crate::{Bench, consume, expect_empty, next, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -199,4 +199,67 @@ async fn a_request_without_reply_to_gets_no_reply_and_a_vanished_client_does_no_
     bench.connections.close_all().await?;
     let again = common::ConnectionManager::new(bench.host.url().parse()?);
     expect_empty(&again.channel("look").await?, "double").await
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_the_correlation_id_is_named_as_the_cause() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let client = RpcClient::new(&channel).await?;
+    let mut requests = consume(&channel, "forgetful", true).await?;
+    for id in [None, Some("another")] {
+        let patience = Duration::from_secs(2);
+        let (outcome, replied) = tokio::join!(client.call("forgetful", "x", patience), async {
+            let request = next(&mut requests).await?;
+            let reply_to = request.properties.reply_to().context("no reply queue")?;
+            let mut reply = plain();
+            if let Some(id) = id {
+                reply.with_correlation_id(id);
+            }
+            channel.publish(to(reply_to), reply, "answer").await?;
+            anyhow::Ok(())
+        });
+        replied?;
+        let error = outcome.expect_err("no reply of its own").to_string();
+        ensure!(error.contains("meanwhile 1 came without a request's `correlation_id`"), "{error}");
+    }
+    let error = client.call("forgetful", "x", Duration::from_millis(300)).await.expect_err("nobody answers");
+    ensure!(error.to_string().contains("is a server running"), "{error}");
+    Ok(())
+}
+
+/// RabbitMQ without memory does not read what a publisher sends, and does not say so.
+#[tokio::test]
+async fn a_call_to_a_broker_without_memory_says_that_it_may_be_so() -> Result<()> {
+    let broker = testbed::Broker::start().await?;
+    let connections = common::ConnectionManager::new(broker.url().parse()?);
+    let channel = connections.channel("test").await?;
+    for replies in BOTH {
+        let client = replies.client(&channel).await?;
+        channel.queue_declare(queue("double")).await?;
+        broker.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1"]).await?;
+        // The first message meets no alarm yet, or is the one over which the connection is blocked.
+        let error = loop {
+            match client.call("double", "1", Duration::from_secs(1)).await.expect_err("no server").to_string() {
+                error if error.contains("is a server running") => {}
+                error => break error,
+            }
+        };
+        ensure!(error.contains("short of memory or disk"), "{error}");
+        broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.6"]).await?;
+    }
+    connections.close_all().await?;
+    broker.shutdown().await
+}
+
+#[tokio::test]
+async fn any_future_stops_a_server() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = RpcServer::new(&channel, requests).await?;
+    let serving = tokio::spawn(server.serve_until(double, stopped));
+    drop(stop);
+    tokio::time::timeout(PATIENCE, serving).await???;
+    Ok(())
 }

@@ -4,7 +4,7 @@ use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
 use anyhow::{Context, Result, ensure};
 use common::{Channel, Delivery, Error, Message, Outcome, ProcessOptions, Settlement};
 
-use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, queue, table, to};
+use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, queue, to};
 
 async fn got(channel: &Channel) -> Result<Delivery> {
     channel.get(BasicGetArguments::new("q")).await?.context("the queue is empty")
@@ -152,9 +152,8 @@ async fn a_message_over_the_size_limit_is_dead_lettered_and_the_next_one_comes()
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     channel.queue_declare(queue("too large")).await?;
-    let dead_letters =
-        table(&[("x-dead-letter-exchange", "".into()), ("x-dead-letter-routing-key", "too large".into())])?;
-    channel.queue_declare(queue("q").arguments(dead_letters).finish()).await?;
+    let dead_letters = queue("q").with("x-dead-letter-exchange", "").with("x-dead-letter-routing-key", "too large");
+    channel.queue_declare(dead_letters).await?;
     let subscribe = |_| async { Ok(BasicConsumeArguments::new("q", "")) };
     let mut messages = channel.consume(subscribe).await?.max_body_size(4);
     for body in ["12345", "1234"] {

@@ -91,6 +91,6 @@ impl Worker {
 async fn subscribe(channel: Setup, (queue, stash): (WorkQueue, Stash)) -> common::Result<BasicConsumeArguments> {
     stash.keep(&channel);
     channel.basic_qos(BasicQosArguments::new(0, 50, false)).await?;
-    channel.queue_declare(queue.arguments()).await?;
+    channel.queue_declare(queue.declaration()).await?;
     Ok(BasicConsumeArguments::new(&queue.name, ""))
 }

@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amqprs::{FieldTable, FieldValue, channel::QueueDeclareArguments};
 use anyhow::Result;
 use fastrand::Rng;
 use testbed::Broker;
@@ -22,6 +21,8 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
+
+use common::{QueueDeclaration, classic_queue, quorum_queue};
 
 use self::{
     accounts::{Accounts, now},
@@ -65,20 +66,13 @@ struct WorkQueue {
 }
 
 impl WorkQueue {
-    fn arguments(&self) -> QueueDeclareArguments {
-        if self.quorum {
-            common::quorum_queue(&self.name)
-        } else {
-            QueueDeclareArguments::durable_client_named(&self.name)
-        }
+    fn declaration(&self) -> QueueDeclaration {
+        if self.quorum { quorum_queue(&self.name) } else { classic_queue(&self.name) }
     }
 }
 
-fn full_queue() -> Result<QueueDeclareArguments> {
-    let mut table = FieldTable::new();
-    table.insert("x-max-length".try_into()?, FieldValue::l(1));
-    table.insert("x-overflow".try_into()?, "reject-publish".into());
-    Ok(QueueDeclareArguments::durable_client_named(FULL).arguments(table).finish())
+fn full_queue() -> QueueDeclaration {
+    classic_queue(FULL).with("x-max-length", 1).with("x-overflow", "reject-publish")
 }
 
 /// Makes one soak, and prints what it sees. Returns whether all was well.

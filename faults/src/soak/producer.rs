@@ -121,9 +121,9 @@ impl Producer {
         let patience = self.moment();
         let queue = &self.queues[self.rng.usize(0..self.queues.len())];
         let outcome = match self.rng.u32(0..3) {
-            0 => {
-                timeout(patience, self.channel.queue_declare(queue.arguments())).await.map(|outcome| outcome.map(drop))
-            }
+            0 => timeout(patience, self.channel.queue_declare(queue.declaration()))
+                .await
+                .map(|outcome| outcome.map(drop)),
             1 => {
                 let name = format!("soon dropped {}", self.index);
                 timeout(patience, self.connections.channel(&name)).await.map(|outcome| outcome.map(drop))

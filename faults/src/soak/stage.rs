@@ -194,13 +194,12 @@ async fn ended(tasks: &mut JoinSet<()>) -> bool {
 /// What has to be there before anybody publishes.
 async fn declare(channel: Channel, queues: &[WorkQueue]) -> Result<()> {
     for queue in queues {
-        channel.queue_declare(queue.arguments()).await?;
+        channel.queue_declare(queue.declaration()).await?;
     }
-    channel.queue_declare(full_queue()?).await?;
+    channel.queue_declare(full_queue()).await?;
     let persistent = BasicProperties::default().with_delivery_mode(DELIVERY_MODE_PERSISTENT).finish();
     let filling = channel.publish(BasicPublishArguments::new("", super::FULL), persistent, "in the way");
     within(SETTLE, "the first confirm", filling).await?.context("the queue that shall be full")?;
-    let empty = amqprs::channel::QueueDeclareArguments::durable_client_named("empty");
-    channel.queue_declare(empty).await?;
+    channel.queue_declare(common::classic_queue("empty")).await?;
     Ok(())
 }

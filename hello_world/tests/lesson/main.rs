@@ -173,12 +173,10 @@ async fn the_fourteen_properties_are_printed_on_request() -> Result<()> {
     let mut receiver = waiting(receive(&host).arg("--properties")).await?;
     let connections = ConnectionManager::new(host.url().parse()?);
     let channel = connections.channel("test").await?;
-    let mut headers = amqprs::FieldTable::new();
-    headers.insert("colour".try_into()?, "red".try_into().map(amqprs::FieldValue::S)?);
     let properties = BasicProperties::default()
         .with_content_type("text/plain")
         .with_content_encoding("identity")
-        .with_headers(headers)
+        .with_headers(common::table([("colour", "red")])?)
         .with_delivery_mode(amqprs::DELIVERY_MODE_PERSISTENT)
         .with_priority(4)
         .with_correlation_id("number 7")

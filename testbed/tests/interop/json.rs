@@ -29,7 +29,7 @@ pub async fn rpc(ports: &Ports, host: &VirtualHost<'_>, from: Port, to: Port) ->
     // Nobody has this function; nobody answers for that one, so the call expires and comes back.
     let words = if from == Port::Python { ["MessageProcessError", "returned"] } else { ["no queue", "NO_ROUTE"] };
     fails(ports, from, host, &["nothing", "{}"], &words).await?;
-    let silent = json!({"durable": false, "auto_delete": true, "arguments": {"x-dead-letter-exchange": "rpc.dlx"}});
+    let silent = json!({"durable": true, "auto_delete": true, "arguments": {"x-dead-letter-exchange": "rpc.dlx"}});
     host.put("/api/queues/{vhost}/silent", silent).await?;
     let words = if from == Port::Python { ["TimeoutError", "timed-out"] } else { ["no answer", "within 1 s"] };
     fails(ports, from, host, &["silent", "{}", "--timeout", "1"], &words).await?;

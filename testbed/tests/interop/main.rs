@@ -16,11 +16,11 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use futures_util::future::BoxFuture;
 use libtest_mimic::{Arguments, Failed, Trial};
 use testbed::{Broker, Program, Running, VirtualHost, build_examples, build_programs};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::OnceCell};
 
 /// One of the two ports of the tutorial.
 #[derive(Clone, Copy, PartialEq)]
@@ -70,7 +70,7 @@ fn main() -> Result<ExitCode> {
         let trial = move || -> Result<(), Failed> {
             let ports = ports.as_ref().as_ref()?;
             let run = async {
-                let host = Broker::shared().await?.virtual_host().await?;
+                let host = broker().await?.virtual_host().await?;
                 chapter(ports, &host, from, to).await
             };
             runtime.block_on(run).map_err(|error| format!("{error:#}").into())
@@ -78,6 +78,19 @@ fn main() -> Result<ExitCode> {
         Trial::test(name, trial).with_ignored_flag(ignored)
     });
     Ok(libtest_mimic::run(&arguments, trials.collect()).exit_code())
+}
+
+/// One broker for all, as strict as RabbitMQ can be: it takes no queue that is neither durable nor exclusive. RabbitMQ 3 does
+/// not know that setting.
+async fn broker() -> Result<&'static Broker> {
+    static STRICT: OnceCell<Result<Broker, String>> = OnceCell::const_new();
+    let shared = Broker::shared().await?;
+    if shared.version().await?.starts_with("3.") {
+        return Ok(shared);
+    }
+    let deny = "deprecated_features.permit.transient_nonexcl_queues = false";
+    let start = async || Broker::builder().configuration(deny).start().await.map_err(|error| format!("{error:#}"));
+    STRICT.get_or_init(start).await.as_ref().map_err(|error| anyhow!("{error}"))
 }
 
 /// How to run the programs of both.

@@ -2,17 +2,14 @@
 
 use std::time::Duration;
 
-use amqprs::{
-    BasicProperties, DELIVERY_MODE_PERSISTENT, DELIVERY_MODE_TRANSIENT,
-    channel::{BasicConsumeArguments, QueueDeclareArguments},
-};
+use amqprs::{BasicProperties, DELIVERY_MODE_PERSISTENT, DELIVERY_MODE_TRANSIENT, channel::BasicConsumeArguments};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{ErrorBody, FROM, TYPE_CALL, bind_dead_letters, bound, describe, object};
 use crate::{
-    Channel, Error, Message, RemoteError, Result, Setup,
+    Channel, Error, Message, RemoteError, Result, Setup, exclusive_queue,
     rpc::{RpcClient, TYPE_ERROR, client::milliseconds},
-    topology::text_table,
+    table,
 };
 
 /// Calls functions by their names, with named arguments, over JSON.
@@ -81,7 +78,8 @@ impl JsonRpcClient {
     /// - [`Timeout`](Error::Timeout): no reply in time, or the call expired in the queue.
     /// - [`Lost`](Error::Lost), [`Unconfirmed`](Error::Unconfirmed): the connection was lost meanwhile; the function may or
     ///   may not have run.
-    /// - [`Invalid`](Error::Invalid): the arguments are no JSON object. [`Other`](Error::Other): the result is no `R`.
+    /// - [`Invalid`](Error::Invalid): the arguments are no JSON object, or there is a number in them that JSON
+    ///   does not have (infinite, or not a number). [`Other`](Error::Other): the result is no `R`.
     pub async fn call<R: DeserializeOwned>(
         &self,
         function: &str,
@@ -93,7 +91,7 @@ impl JsonRpcClient {
             let mut properties = BasicProperties::default();
             describe(&mut properties, TYPE_CALL);
             properties
-                .with_headers(text_table(&[(FROM, reply_queue)]))
+                .with_headers(table([(FROM, reply_queue)])?)
                 .with_expiration(&milliseconds(options.expiration.unwrap_or(left)))
                 .with_priority(options.priority)
                 .with_delivery_mode(if options.persistent {
@@ -101,7 +99,7 @@ impl JsonRpcClient {
                 } else {
                     DELIVERY_MODE_TRANSIENT
                 });
-            properties
+            Ok(properties)
         };
         let reply = self.0.request(function, object(arguments)?, options.timeout, properties).await?;
         match reply.properties.message_type().map(String::as_str) {
@@ -136,7 +134,7 @@ fn first_death(reply: &Message) -> Option<String> {
 }
 
 async fn replies(channel: Setup) -> Result<BasicConsumeArguments> {
-    let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?.name;
+    let queue = channel.queue_declare(exclusive_queue()).await?.name;
     bind_dead_letters(&channel, &queue, &queue).await?;
     Ok(BasicConsumeArguments::new(&queue, "").auto_ack(true).finish())
 }

@@ -3,7 +3,8 @@
 //! other.
 //!
 //! - Each function has a queue of its name, from which its servers consume: classic, with
-//!   `x-dead-letter-exchange=rpc.dlx`; whether it is durable or deleted with its last server is for them to agree on.
+//!   `x-dead-letter-exchange=rpc.dlx`; whether it is durable or deleted with its last server is for them to agree on. Here it
+//!   is both; in Python, say `register(…, durable=True, auto_delete=True)`, and `create(…, durable=True)` for its replies.
 //! - A call is mandatory and has type `call`, the arguments as a JSON object, `reply_to`, `correlation_id`, and a header
 //!   `From` with the reply queue's name.
 //! - A reply has type `result` and the result as JSON, or type `error` and
@@ -13,6 +14,7 @@
 //!   has: the exchange then lives as long as a server.
 
 mod client;
+mod finite;
 mod server;
 
 use std::{
@@ -25,12 +27,13 @@ use amqprs::{
     channel::{ExchangeDeclareArguments, ExchangeType, QueueBindArguments},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+
+use finite::to_json;
 
 pub use client::{CallOptions, JsonRpcClient};
 pub use server::{FunctionOptions, JsonRpcServer};
 
-use crate::{Error, RemoteError, Result, Setup, topology::text_table};
+use crate::{Error, RemoteError, Result, Setup, table};
 
 /// Brings dead calls back.
 const DEAD_LETTERS: &str = "rpc.dlx";
@@ -59,7 +62,7 @@ fn describe(properties: &mut BasicProperties, message_type: &str) {
 async fn bind_dead_letters(channel: &Setup, queue: &str, from: &str) -> Result<()> {
     let exchange = ExchangeDeclareArguments::of_type(DEAD_LETTERS, ExchangeType::Headers).auto_delete(true).finish();
     channel.exchange_declare(exchange).await?;
-    let calls = text_table(&[(FROM, from), ("x-match", "any")]);
+    let calls = table([(FROM, from), ("x-match", "any")])?;
     channel.queue_bind(QueueBindArguments::new(queue, DEAD_LETTERS, "").arguments(calls).finish()).await
 }
 
@@ -77,10 +80,13 @@ async fn bound<T, Fut: Future<Output = Result<T>>>(start: impl Fn() -> Fut) -> R
 
 /// Named arguments as JSON, which have to be an object; none (`()`) are an empty one.
 pub(crate) fn object(arguments: &impl Serialize) -> Result<Vec<u8>> {
-    match serde_json::to_value(arguments) {
-        Ok(Value::Null) => Ok(b"{}".to_vec()),
-        Ok(arguments @ Value::Object(_)) => Ok(arguments.to_string().into_bytes()),
-        Ok(other) => Err(Error::Invalid(format!("the arguments must be a JSON object, with names, and not {other}"))),
+    match to_json(arguments) {
+        Ok(none) if none == b"null" => Ok(b"{}".to_vec()),
+        Ok(object) if object.starts_with(b"{") => Ok(object),
+        Ok(other) => {
+            let other = String::from_utf8_lossy(&other);
+            Err(Error::Invalid(format!("the arguments must be a JSON object, with names, and not {other}")))
+        }
         Err(error) => Err(Error::Invalid(format!("the arguments cannot be written as JSON: {error}"))),
     }
 }

@@ -8,18 +8,17 @@ use std::{
 
 use amqprs::{
     BasicProperties,
-    channel::{BasicConsumeArguments, BasicQosArguments, QueueDeclareArguments},
+    channel::{BasicConsumeArguments, BasicQosArguments},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{DEAD_LETTERS, ErrorBody, NOBODY, bind_dead_letters, bound, describe};
+use super::{DEAD_LETTERS, ErrorBody, NOBODY, bind_dead_letters, bound, describe, to_json};
 use crate::{
-    Channel, Error, Message, RemoteError, Result, Setup,
+    Channel, Error, Message, RemoteError, Result, Setup, classic_queue,
     rpc::{RpcServer, TYPE_ERROR, TYPE_RESULT},
-    topology::text_table,
 };
 
 /// Has functions that others call by their names, with named arguments, over JSON.
@@ -66,7 +65,8 @@ struct Function {
 /// What a function's queue is like. All its servers, whatever their language, have to agree on the first two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FunctionOptions {
-    /// Whether the queue survives a restart of the broker. Default: no.
+    /// Whether the queue survives a restart of the broker. Default: yes. RabbitMQ 4.3 can be configured to take no shared
+    /// queue that does not, and later versions take none; a server in Python says `durable=True`.
     pub durable: bool,
     /// Whether the queue goes with its last server, so that callers hear at once that nobody is there. Default: yes.
     pub auto_delete: bool,
@@ -76,7 +76,7 @@ pub struct FunctionOptions {
 
 impl Default for FunctionOptions {
     fn default() -> Self {
-        Self { durable: false, auto_delete: true, prefetch: 100 }
+        Self { durable: true, auto_delete: true, prefetch: 100 }
     }
 }
 
@@ -87,11 +87,15 @@ impl JsonRpcServer {
     }
 
     /// Registers a function; it can be called when this returns. Its argument is anything that serde makes of a JSON
-    /// object (`()`: of an empty one), its result anything that serde makes JSON of.
+    /// object (`()`: of an empty one), its result anything that serde makes JSON of. A result that JSON does not have, such
+    /// as an infinite number, is an error reply of the kind `InvalidResult`.
+    ///
+    /// The function's queue is durable and goes with its last server ([`FunctionOptions`]).
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) when this server has a function of that name; else those of [`Channel::consume`], such as
-    /// 406 when another server has declared the function's queue differently.
+    /// [`Closed`](Error::Closed) with 406 when another server has declared the function's queue differently: the words name
+    /// the argument on which the two do not agree.
     pub async fn register<A, R, F, Fut>(&self, name: &str, function: F) -> Result<()>
     where
         A: DeserializeOwned + Send + 'static,
@@ -104,8 +108,19 @@ impl JsonRpcServer {
 
     /// [`register`](Self::register) with another kind of queue.
     ///
+    /// ```no_run
+    /// # async fn example(server: common::rpc::JsonRpcServer) -> common::Result<()> {
+    /// use common::rpc::FunctionOptions;
+    ///
+    /// // As a server in Python with `auto_delete=True` and nothing else:
+    /// let transient = FunctionOptions { durable: false, ..FunctionOptions::default() };
+    /// server.register_with("now", transient, |()| async { Ok("noon") }).await
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// As [`register`](Self::register).
+    /// As [`register`](Self::register). [`Closed`](Error::Closed) with 541 when the queue is not durable and this RabbitMQ takes
+    /// no such queue.
     pub async fn register_with<A, R, F, Fut>(&self, name: &str, options: FunctionOptions, function: F) -> Result<()>
     where
         A: DeserializeOwned + Send + 'static,
@@ -187,7 +202,8 @@ where
         some => A::deserialize(some),
     });
     let arguments = arguments.map_err(|error| RemoteError::new("InvalidArguments", error.to_string()))?;
-    Ok(serde_json::to_vec(&function(arguments).await?)?)
+    let result = function(arguments).await?;
+    to_json(&result).map_err(|error| RemoteError::new("InvalidResult", error.to_string()))
 }
 
 /// A reply as aio-pika's `JsonRPC` sends it.
@@ -201,11 +217,10 @@ fn encode(outcome: Result<Vec<u8>, RemoteError>, mode: Option<u8>, reply: &mut B
 }
 
 async fn calls(channel: Setup, queue: String, options: FunctionOptions) -> Result<BasicConsumeArguments> {
-    let declare = QueueDeclareArguments::new(&queue)
+    let declare = classic_queue(&queue)
         .durable(options.durable)
         .auto_delete(options.auto_delete)
-        .arguments(text_table(&[("x-dead-letter-exchange", DEAD_LETTERS)]))
-        .finish();
+        .with("x-dead-letter-exchange", DEAD_LETTERS);
     channel.queue_declare(declare).await?;
     // Nothing comes this way. But the exchange goes with its last binding, and RabbitMQ 4.3 can be left with a ruin of it
     // when somebody binds just then (each declaration is answered with 541 from there on): so it stays with its servers.
