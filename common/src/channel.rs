@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Delivery, Error, Result, Setup,
     consumer::{self, Consumer},
+    deep::fetched,
     manager::ManagerHandle,
     opening::Opening,
     publish::MOST_BYTES_IN_FLIGHT,
@@ -221,7 +222,7 @@ impl Channel {
 async fn get(opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
     let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
     let doing = || format!("cannot get a message from queue `{queue}`");
-    let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await }).await?;
+    let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await.map(|got| got.map(fetched)) }).await?;
     Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use amqprs::channel::{
-    BasicCancelArguments, BasicConsumeArguments, BasicQosArguments, ConsumerMessage, QueueDeleteArguments,
+    BasicCancelArguments, BasicConsumeArguments, BasicQosArguments, QueueDeleteArguments,
 };
 use futures_util::{Stream, future::BoxFuture};
 use tokio::{
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Delivery, Error, Result, Setup,
+    deep::Messages,
     manager::ManagerHandle,
     opening::Opening,
     reopen::Reopen,
@@ -73,7 +74,7 @@ pub(crate) struct Place {
 /// What one opening delivers: amqprs's own receiver, so that a message is moved once and copied never.
 struct Subscription {
     opening: Arc<Opening>,
-    messages: mpsc::UnboundedReceiver<ConsumerMessage>,
+    messages: Messages,
     consumer_tag: String,
     queue: String,
     auto_ack: bool,
@@ -160,7 +161,7 @@ impl Consumer {
                     // RabbitMQ delivers these again, on the next opening.
                     true if !subscription.auto_ack => Poll::Ready(None),
                     // All there is has come: the end of an opening is told after its deliveries.
-                    true => Poll::Ready(subscription.messages.try_recv().ok()),
+                    true => Poll::Ready(subscription.messages.try_recv()),
                     false => subscription.messages.poll_recv(context),
                 };
                 match message {
@@ -358,7 +359,9 @@ impl Task {
         };
         suspicion.watch(opening, &queue);
         let doing = || format!("cannot consume from queue `{queue}`");
-        let consume = opening.call(doing, |raw| async move { raw.basic_consume_rx(arguments).await });
+        let consume = opening.call(doing, |raw| async move {
+            raw.basic_consume_rx(arguments).await.map(|(tag, messages)| (tag, Messages(messages)))
+        });
         let (consumer_tag, messages) = consume.await?;
         Ok(Subscription { opening: opening.clone(), messages, consumer_tag, queue, auto_ack })
     }
