@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
+use amqprs::channel::{BasicConsumeArguments, BasicGetArguments, Channel as RawChannel};
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -124,7 +124,7 @@ impl Channel {
     /// # async fn example(channel: common::Channel) -> Result<()> {
     /// let mut messages = channel.consume(subscribe).await?;
     /// while let Some(message) = messages.next().await? {
-    ///     println!("{}", message.text());
+    ///     println!("{}", message.display());
     ///     message.ack().await?;
     /// }
     /// # Ok(())
@@ -222,7 +222,15 @@ impl Channel {
 async fn get(opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
     let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
     let doing = || format!("cannot get a message from queue `{queue}`");
-    let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await.map(|got| got.map(fetched)) }).await?;
+    let fetch = |raw: RawChannel| async move { raw.basic_get(arguments).await.map(|got| got.map(fetched)) };
+    let message = opening.call(doing, fetch).await.map_err(|error| match error {
+        // RabbitMQ would have said why, if it had closed it.
+        Error::Lost { code: None, reason } => Error::lost(format!(
+            "{reason}; if it happens each time, look at the first message of queue `{queue}` in the management page: a \
+             header of it may not be UTF-8"
+        )),
+        error => error,
+    })?;
     Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
 }
 

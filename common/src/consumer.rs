@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Delivery, Error, Result, Setup,
     deep::Messages,
+    escaped,
     manager::ManagerHandle,
     opening::Opening,
     reopen::Reopen,
@@ -171,7 +172,8 @@ impl Consumer {
                                 let (size, most) = (delivery.body.len(), self.max_body_size);
                                 let (queue, auto_ack) = (&subscription.queue, subscription.auto_ack);
                                 tracing::warn!(
-                                    "a message from queue `{queue}` is refused: {size} bytes, allowed are {most}"
+                                    "a message from queue `{}` is refused: {size} bytes, allowed are {most}",
+                                    escaped(queue)
                                 );
                                 if !auto_ack {
                                     self.manager.core.spawn(async { drop(delivery.reject(false).await) });

@@ -17,7 +17,7 @@
 //!
 //! let mut messages = channel.consume(subscribe).await?;
 //! while let Some(message) = messages.next().await? { // goes on across reconnects
-//!     println!("{}", message.text());
+//!     println!("{}", message.display());
 //!     message.ack().await?;
 //! }
 //! # Ok(())
@@ -92,7 +92,7 @@
 //!
 //! /// `Ok` acknowledges; an error puts the order back, once.
 //! async fn work_on(order: Message) -> Result<()> {
-//!     println!("{}", order.text());
+//!     println!("{}", order.display());
 //!     tokio::time::sleep(Duration::from_secs(1)).await;
 //!     Ok(())
 //! }

@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 
-use crate::{Channel, Error, Result, opening::Opening, headers::rebuild, topology::check_name};
+use crate::{Channel, Error, Result, headers::rebuild, opening::Opening, topology::check_name};
 
 /// The messages of one transaction, given to the function that [`Channel::transaction`] runs.
 pub struct Transaction {
