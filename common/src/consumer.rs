@@ -9,9 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amqprs::channel::{
-    BasicCancelArguments, BasicConsumeArguments, BasicQosArguments, QueueDeleteArguments,
-};
+use amqprs::channel::{BasicCancelArguments, BasicConsumeArguments, BasicQosArguments, QueueDeleteArguments};
 use futures_util::{Stream, future::BoxFuture};
 use tokio::{
     sync::{mpsc, oneshot, watch},

@@ -96,7 +96,8 @@ mod tests {
     #[test]
     fn letters_of_all_scripts_stay_letters() {
         // Among them a mark at the beginning, Hindi vowel signs, a Persian non-joiner, joined emoji, a flag.
-        for text in ["", "C:\\path \"quoted\"", "\u{301}e\u{301}", "हिन्दी", "می‌خواهم", "👨‍👩‍👧 ❤️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿", "中文 ไทย עברית"] {
+        for text in ["", "C:\\path \"quoted\"", "\u{301}e\u{301}", "हिन्दी", "می‌خواهم", "👨‍👩‍👧 ❤️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿", "中文 ไทย עברית"]
+        {
             assert_eq!(escaped(text).to_string(), text);
         }
         assert_eq!(format!("{:?}", escaped("C:\\a \"हि\"\n")), r#""C:\\a \"हि\"\n""#);

@@ -12,6 +12,7 @@ mod restarting;
 mod rpc;
 mod rpc_under_fire;
 mod settling;
+mod strangers;
 mod tasks;
 
 use std::{io::Write, sync::Once, time::Duration};
