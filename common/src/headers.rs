@@ -147,3 +147,48 @@ fn show(f: &mut fmt::Formatter<'_>, value: &FieldValue) -> fmt::Result {
         FieldValue::F(table) => show_table(f, table),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use amqprs::{FieldArray, FieldTable, FieldValue};
+
+    use super::{MOST_LEVELS, Shown, is_too_deep};
+
+    fn in_table(value: FieldValue) -> Result<FieldValue, Box<dyn std::error::Error>> {
+        let mut table = FieldTable::new();
+        // Nothing in a name is taken for a bracket.
+        table.insert("[{\"\\".try_into()?, value);
+        Ok(FieldValue::F(table))
+    }
+
+    fn in_array(value: FieldValue) -> Result<FieldValue, Box<dyn std::error::Error>> {
+        Ok(FieldValue::A(FieldArray::try_from(vec!["]}\"".into(), value])?))
+    }
+
+    #[test]
+    fn tables_and_arrays_are_measured_alike() -> Result<(), Box<dyn std::error::Error>> {
+        for wrap in [in_table, in_array] {
+            let mut value = FieldValue::V;
+            for _ in 0..MOST_LEVELS {
+                assert!(!is_too_deep(&value));
+                value = wrap(value)?;
+            }
+            assert!(!is_too_deep(&value));
+            assert!(is_too_deep(&wrap(value.clone())?));
+            // Width is no depth.
+            let wide = FieldArray::try_from(vec![in_array(FieldValue::V)?; 1_000])?;
+            assert!(!is_too_deep(&FieldValue::A(wide)));
+        }
+        Ok(())
+    }
+
+    /// RabbitMQ refuses these; another broker may not.
+    #[test]
+    fn numbers_that_are_none_are_shown() -> Result<(), Box<dyn std::error::Error>> {
+        let mut table = FieldTable::new();
+        table.insert("d".try_into()?, FieldValue::d(f64::NAN));
+        table.insert("f".try_into()?, FieldValue::f(f32::NEG_INFINITY));
+        assert_eq!(Shown(&table).to_string(), "{ d: NaN, f: -inf }");
+        Ok(())
+    }
+}
