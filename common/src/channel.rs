@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
+use amqprs::channel::{BasicConsumeArguments, BasicGetArguments, Channel as RawChannel};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{interval, timeout, timeout_at},
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Delivery, Error, Result, Setup,
     consumer::{self, Consumer},
+    deep::fetched,
     manager::ManagerHandle,
     opening::Opening,
     publish::MOST_BYTES_IN_FLIGHT,
@@ -137,7 +138,7 @@ impl Channel {
     /// # async fn example(channel: common::Channel) -> Result<()> {
     /// let mut messages = channel.consume(subscribe).await?;
     /// while let Some(message) = messages.next().await? {
-    ///     println!("{}", message.text());
+    ///     println!("{}", message.display());
     ///     message.ack().await?;
     /// }
     /// # Ok(())
@@ -235,9 +236,16 @@ impl Channel {
 async fn get(opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
     let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
     let doing = || format!("cannot get a message from queue `{queue}`");
-    let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await }).await;
-    // RabbitMQ closes the whole connection for a stream.
-    let message = message.map_err(|error| error.blame(doing, &format!("queue '{queue}'")))?;
+    let fetch = |raw: RawChannel| async move { raw.basic_get(arguments).await.map(|got| got.map(fetched)) };
+    let message = opening.call(doing, fetch).await.map_err(|error| match error {
+        // RabbitMQ would have said why, if it had closed it.
+        Error::Lost { code: None, reason } => Error::lost(format!(
+            "{reason}; if it happens each time, look at the first message of queue `{queue}` in the management page: a \
+             header of it may not be UTF-8"
+        )),
+        // RabbitMQ closes the whole connection for a stream.
+        error => error.blame(doing, &format!("queue '{queue}'")),
+    })?;
     Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
 }
 

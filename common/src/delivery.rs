@@ -15,9 +15,13 @@ use amqprs::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result, opening::Opening};
+use crate::{Error, Escaped, Result, escaped, headers::Shown, opening::Opening};
 
 /// A message that came from a queue: its body, its properties, and how it came.
+///
+/// A header in which tables and arrays are nested deeper than 64 levels is not among the properties: copying or dropping
+/// it could overflow the stack of the thread that has it. It is removed, a warning names it, and the rest of the message
+/// is handed out as it came.
 #[derive(Debug, Clone)]
 pub struct Message {
     /// The body, as it was published.
@@ -37,7 +41,19 @@ pub struct Message {
 }
 
 impl Message {
-    /// The body as text; what is not UTF-8 appears as `\u{fffd}`.
+    /// The body for people, on one line: what steers a terminal is [`escaped`], line breaks and tabs included.
+    ///
+    /// ```no_run
+    /// # fn example(message: common::Message) {
+    /// println!(" [x] Received {}", message.display());
+    /// # }
+    /// ```
+    pub fn display(&self) -> Escaped<'_> {
+        escaped(&self.body)
+    }
+
+    /// The body as text, to work with; what is not UTF-8 appears as `\u{fffd}`. To print it, take
+    /// [`display`](Self::display): a stranger's text may steer the terminal.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -51,7 +67,8 @@ impl Message {
             .map_err(|error| Error::Other(format!("the body is not the expected JSON: {error}")))
     }
 
-    /// Everything about the message but its body, one `name: value` a line, for people.
+    /// Everything about the message but its body, one `name: value` a line, for people. Text in it is in quotes, and
+    /// [`escaped`].
     pub fn info(&self) -> Info<'_> {
         Info(self)
     }
@@ -64,9 +81,9 @@ pub struct Info<'a>(&'a Message);
 impl fmt::Display for Info<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Message { properties, exchange, routing_key, redelivered, delivery_tag, consumer_tag, body } = self.0;
-        writeln!(f, "exchange: {exchange:?}")?;
-        writeln!(f, "routing_key: {routing_key:?}")?;
-        writeln!(f, "consumer_tag: {consumer_tag:?}")?;
+        writeln!(f, "exchange: {:?}", escaped(exchange))?;
+        writeln!(f, "routing_key: {:?}", escaped(routing_key))?;
+        writeln!(f, "consumer_tag: {:?}", escaped(consumer_tag))?;
         writeln!(f, "delivery_tag: {delivery_tag}")?;
         writeln!(f, "redelivered: {redelivered}")?;
         writeln!(f, "body_size: {}", body.len())?;
@@ -74,10 +91,10 @@ impl fmt::Display for Info<'_> {
             Some(value) => writeln!(f, "{name}: {value}"),
             None => writeln!(f, "{name}: -"),
         };
-        let text = |value: Option<&String>| value.map(|value| format!("{value:?}"));
+        let text = |value: Option<&String>| value.map(|value| format!("{:?}", escaped(value)));
         property("content_type", text(properties.content_type()))?;
         property("content_encoding", text(properties.content_encoding()))?;
-        property("headers", properties.headers().map(ToString::to_string))?;
+        property("headers", properties.headers().map(|headers| Shown(headers).to_string()))?;
         property("delivery_mode", properties.delivery_mode().map(delivery_mode))?;
         property("priority", properties.priority().map(|priority| priority.to_string()))?;
         property("correlation_id", text(properties.correlation_id()))?;

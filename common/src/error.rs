@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use amqprs::BasicProperties;
 
-use crate::RemoteError;
+use crate::{RemoteError, escaped};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Everything that can go wrong between a program and its broker.
 ///
 /// `Display` is one complete sentence: what happened, where, the broker's own words where it said any,
-/// and what to do. `Debug` is the same sentence, so that a `main` which returns it prints one clear line. No variant
+/// and what to do. Names and words of others in it are [`escaped`]. `Debug` is the same sentence, so that a `main` which returns it prints one clear line. No variant
 /// ever contains a password.
 ///
 /// ```
@@ -29,7 +29,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// No connection could be made to the broker: wrong address, nothing there, or something else there.
-    #[error("cannot connect to RabbitMQ at {address}: {reason}")]
+    #[error("cannot connect to RabbitMQ at {}: {}", escaped(address), escaped(reason))]
     Connect {
         /// `host:port` as it was asked for.
         address: String,
@@ -38,7 +38,7 @@ pub enum Error {
     },
 
     /// The broker was reached, and turned this user or virtual host away.
-    #[error("RabbitMQ at {address} refused the connection: {reason}")]
+    #[error("RabbitMQ at {} refused the connection: {}", escaped(address), escaped(reason))]
     Refused {
         /// `host:port` as it was asked for.
         address: String,
@@ -47,7 +47,7 @@ pub enum Error {
     },
 
     /// The connection broke. What was asked for had not been sent, or its answer was lost.
-    #[error("the connection to RabbitMQ was lost: {reason}")]
+    #[error("the connection to RabbitMQ was lost: {}", escaped(reason))]
     Lost {
         /// The reply code, when it was the broker that closed it.
         code: Option<u16>,
@@ -56,7 +56,7 @@ pub enum Error {
     },
 
     /// The broker closed the channel, or for codes from 500 on the connection, because of something it was asked for.
-    #[error("{doing}: {code} {text}{}", hint(doing, *code, text))]
+    #[error("{}: {code} {}{}", escaped(doing), escaped(text), hint(doing, *code, text))]
     Closed {
         /// What the program was doing, such as ``cannot declare queue `hello` ``.
         doing: String,
@@ -67,7 +67,7 @@ pub enum Error {
     },
 
     /// The broker ended a consumer: its queue was deleted, or a delivery was not acknowledged in time.
-    #[error("RabbitMQ cancelled the consumer of queue `{queue}`{}", why_cancelled(*late))]
+    #[error("RabbitMQ cancelled the consumer of queue `{}`{}", escaped(queue), why_cancelled(*late))]
     Cancelled {
         /// The queue it consumed from.
         queue: String,
@@ -77,9 +77,10 @@ pub enum Error {
 
     /// The connection broke again and again as soon as a consumer had subscribed, so the consumer has ended.
     #[error(
-        "consuming from queue `{queue}` ended: the connection broke {losses} times in a row just after subscribing; \
+        "consuming from queue `{}` ended: the connection broke {losses} times in a row just after subscribing; \
          probably a message there cannot be decoded (a header that is not UTF-8): look at it in the management page and \
-         remove it"
+         remove it",
+        escaped(queue)
     )]
     Poisoned {
         /// The queue it consumed from.
@@ -97,14 +98,14 @@ pub enum Error {
     Nacked,
 
     /// A message was sent and its confirm never came: it may or may not have arrived.
-    #[error("the message was sent but not confirmed, so it may or may not have arrived: {reason}")]
+    #[error("the message was sent but not confirmed, so it may or may not have arrived: {}", escaped(reason))]
     Unconfirmed {
         /// Why there is no confirm.
         reason: String,
     },
 
     /// A deadline passed before anything was sent, or before the broker answered a question.
-    #[error("{doing}: no answer within {}{}", seconds(*after), because(reason))]
+    #[error("{}: no answer within {}{}", escaped(doing), seconds(*after), because(reason))]
     Timeout {
         /// What the program was doing.
         doing: String,
@@ -119,7 +120,7 @@ pub enum Error {
     Stale,
 
     /// An argument that the protocol does not allow: nothing was sent.
-    #[error("{0}")]
+    #[error("{}", escaped(.0))]
     Invalid(String),
 
     /// The connection manager or channel was closed by this program.
@@ -131,7 +132,7 @@ pub enum Error {
     Remote(RemoteError),
 
     /// Anything that a setup or a handler of the program itself reports.
-    #[error("{0}")]
+    #[error("{}", escaped(.0))]
     Other(String),
 }
 
@@ -216,8 +217,9 @@ pub struct Returned {
 
 impl fmt::Display for Returned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { code, text, exchange, routing_key, .. } = self;
-        if exchange.is_empty() {
+        let Self { code, .. } = self;
+        let [text, exchange, routing_key] = [&self.text, &self.exchange, &self.routing_key].map(escaped);
+        if self.exchange.is_empty() {
             write!(f, "no queue `{routing_key}`: the message came back ({code} {text}); is its receiver running?")
         } else {
             write!(
@@ -234,7 +236,7 @@ fn seconds(duration: Duration) -> String {
 }
 
 fn because(reason: &str) -> String {
-    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
+    if reason.is_empty() { String::new() } else { format!(" ({})", escaped(reason)) }
 }
 
 const ACKNOWLEDGEMENT_TIMEOUT: &str = "finish sooner, acknowledge earlier, or raise RabbitMQ's acknowledgement timeout \

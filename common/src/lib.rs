@@ -17,7 +17,7 @@
 //!
 //! let mut messages = channel.consume(subscribe).await?;
 //! while let Some(message) = messages.next().await? { // goes on across reconnects
-//!     println!("{}", message.text());
+//!     println!("{}", message.display());
 //!     message.ack().await?;
 //! }
 //! # Ok(())
@@ -92,7 +92,7 @@
 //!
 //! /// `Ok` acknowledges; an error puts the order back, once.
 //! async fn work_on(order: Message) -> Result<()> {
-//!     println!("{}", order.text());
+//!     println!("{}", order.display());
 //!     tokio::time::sleep(Duration::from_secs(1)).await;
 //!     Ok(())
 //! }
@@ -168,11 +168,14 @@
 mod acks;
 mod channel;
 mod consumer;
+mod deep;
 mod delivery;
 mod diagnosis;
 mod dial;
 mod error;
+mod escape;
 mod events;
+mod headers;
 mod ledger;
 mod link;
 mod loss;
@@ -204,6 +207,7 @@ pub use channel::Channel;
 pub use consumer::Consumer;
 pub use delivery::{Delivery, Info, Message, Settlement};
 pub use error::{Error, Result, Returned};
+pub use escape::{Escaped, escaped};
 pub use events::{Event, Events};
 pub use manager::ConnectionManager;
 pub use options::ConnectOptions;

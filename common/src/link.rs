@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ConnectOptions, Error, Result, dial::dial, loss::Loss, ready::Count};
+use crate::{ConnectOptions, Error, Result, deep::check_frame_max, dial::dial, loss::Loss, ready::Count};
 
 /// amqprs loses a channel number each time the broker closes a channel, and panics when they run out, usually at 2,047:
 /// start afresh well before.
@@ -102,7 +102,9 @@ impl Drop for Number {
 impl Link {
     /// Dials each host in turn until one answers, each within the deadline of the options.
     pub async fn dial(options: &ConnectOptions) -> Result<Self> {
-        Self::new(dial(options).await?).await
+        let connection = dial(options).await?;
+        check_frame_max(connection.frame_max(), options)?;
+        Self::new(connection).await
     }
 
     async fn new(connection: Connection) -> Result<Self> {
@@ -130,7 +132,9 @@ struct Callback(Arc<Health>);
 
 impl Drop for Callback {
     fn drop(&mut self) {
-        self.0.loss.signal(Error::lost("the network connection broke, or RabbitMQ stopped"));
+        self.0.loss.signal(Error::lost(
+            "the network connection broke, or RabbitMQ stopped, or a message came that cannot be decoded",
+        ));
     }
 }
 

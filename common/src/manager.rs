@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     Channel, ConnectOptions, Error, Event, Events, Result,
     channel::ChannelCore,
+    deep::stack_size,
     supervisor::{Core, LinkState, Request, supervise},
 };
 
@@ -225,7 +226,10 @@ impl ManagerHandle {
         if supervisor.is_none() {
             return Ok(());
         }
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("rabbitmq").enable_all().build();
+        let runtime = stack_size().and_then(|size| {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(1).thread_name("rabbitmq").thread_stack_size(size).enable_all().build()
+        });
         let runtime =
             runtime.map_err(|error| Error::Other(format!("cannot start a thread for the connection: {error}")))?;
         let handle = self.core.runtime.get_or_init(|| runtime.handle().clone());

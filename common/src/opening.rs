@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    deep::shallow,
     error::{Error, Result, Returned},
     ledger::{Ledger, Verdict},
     link::{Health, Link, Number},
@@ -288,7 +289,7 @@ impl ChannelCallback for Callback {
     }
 
     async fn publish_return(&mut self, _: &RawChannel, ret: Return, properties: BasicProperties, body: Vec<u8>) {
-        let (properties, number) = take_number(properties);
+        let (properties, number) = take_number(shallow(properties, || format!("a returned message ({ret})")));
         let message = Returned {
             code: ret.reply_code(),
             text: ret.reply_text().clone(),

@@ -4,7 +4,7 @@ use std::{fmt::Display, future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
-use crate::{Delivery, Message, Result, Settlement, delivery::Settle};
+use crate::{Delivery, Message, Result, Settlement, delivery::Settle, escaped};
 
 /// What happens to a delivery whose handler fails. The default drops it (or dead-letters it, if its queue says so).
 ///
@@ -61,7 +61,7 @@ impl Delivery {
     /// let once_more = ProcessOptions { requeue: true, reject_on_redelivered: true };
     /// delivery
     ///     .process(once_more, |message| async move {
-    ///         println!("{}", message.text());
+    ///         println!("{}", message.display());
     ///         Ok::<_, Error>(Outcome::Ack)
     ///     })
     ///     .await?;
@@ -104,7 +104,7 @@ where
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it panicked".to_owned(),
     };
-    tracing::warn!("the handler of delivery {tag} failed: {failure}");
+    tracing::warn!("the handler of delivery {tag} failed: {}", escaped(&failure));
     match options.requeue && !(options.reject_on_redelivered && redelivered) {
         // RabbitMQ 4.3 counts a rejected message towards a quorum queue's delivery limit, and drops it in the end.
         true => Settle::Nack { requeue: true },

@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::{
     Channel, Error, Result,
+    headers::rebuild,
     ledger::Waiter,
     opening::{Opening, put_number},
     supervisor::backoff,
@@ -122,6 +123,7 @@ impl Channel {
         let arguments = &message.arguments;
         check_name("exchange name", &arguments.exchange)?;
         check_name("routing key", &arguments.routing_key)?;
+        rebuild(&mut message.properties)?;
         if arguments.immediate {
             return Err(Error::Invalid("RabbitMQ does not know `immediate` and would close the connection".into()));
         }

@@ -5,9 +5,11 @@ use std::{any::type_name, error, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::escaped;
+
 /// What went wrong at the other side of a remote procedure call: its kind, its words, and its arguments.
 ///
-/// A handler returns it for an error of its own; `?` makes one of any other error.
+/// `Display` shows it on one line, [`escaped`]. A handler returns it for an error of its own; `?` makes one of any other error.
 ///
 /// ```
 /// use common::RemoteError;
@@ -48,9 +50,9 @@ impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Python's `repr` has the kind in it: ZeroDivisionError('division by zero').
         if self.message.starts_with(&self.kind) {
-            f.write_str(&self.message)
+            write!(f, "{}", escaped(&self.message))
         } else {
-            write!(f, "{}: {}", self.kind, self.message)
+            write!(f, "{}: {}", escaped(&self.kind), escaped(&self.message))
         }
     }
 }

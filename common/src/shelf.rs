@@ -7,9 +7,8 @@ use std::{
 };
 
 use amqprs::channel::{BasicCancelArguments, ConsumerMessage};
-use tokio::sync::mpsc;
 
-use crate::{Delivery, Error, Result, opening::Opening, subscribing::delete_own_queues};
+use crate::{Delivery, Error, Result, deep::Messages, opening::Opening, subscribing::delete_own_queues};
 
 /// The subscriptions of one consumer, the oldest first. The task that subscribes puts them here, and takes away what is
 /// stale; the reader takes the deliveries.
@@ -39,7 +38,7 @@ enum End {
 /// What one subscription delivers: amqprs's own receiver, so that a message is moved once and copied never.
 pub(crate) struct Subscription {
     pub opening: Arc<Opening>,
-    pub messages: mpsc::UnboundedReceiver<ConsumerMessage>,
+    pub messages: Messages,
     /// Taken out already, and to be read before the others.
     pub first: Option<ConsumerMessage>,
     pub consumer_tag: String,
@@ -156,7 +155,7 @@ impl Subscription {
             // RabbitMQ delivers these again, on the next opening.
             true if !self.auto_ack => Poll::Ready(None),
             // All there is has come: the end of an opening is told after its deliveries.
-            true => Poll::Ready(self.messages.try_recv().ok()),
+            true => Poll::Ready(self.messages.try_recv()),
             false => match self.first.take() {
                 Some(first) => Poll::Ready(Some(first)),
                 None => self.messages.poll_recv(context),

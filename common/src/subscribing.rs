@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Result,
+    deep::Messages,
     link::Health,
     opening::Opening,
     reopen::Reopen,
@@ -257,7 +258,9 @@ async fn consume(opening: &Arc<Opening>, wish: &Wish) -> Result<Subscription> {
     let (arguments, queue) = (wish.arguments.clone(), wish.queue.clone());
     let auto_ack = arguments.no_ack;
     let doing = || format!("cannot consume from queue `{queue}`");
-    let consume = opening.call(doing, |raw| async move { raw.basic_consume_rx(arguments).await });
+    let consume = opening.call(doing, |raw| async move {
+        raw.basic_consume_rx(arguments).await.map(|(tag, messages)| (tag, Messages(messages)))
+    });
     // RabbitMQ closes the whole connection for what a stream cannot do.
     let consuming = consume.await.map_err(|error| error.blame(doing, &format!("queue '{queue}'")));
     let (consumer_tag, messages) = consuming?;

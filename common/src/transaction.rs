@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 
-use crate::{Channel, Error, Result, opening::Opening, topology::check_name};
+use crate::{Channel, Error, Result, headers::rebuild, opening::Opening, topology::check_name};
 
 /// The messages of one transaction, given to the function that [`Channel::transaction`] runs.
 pub struct Transaction {
@@ -19,7 +19,7 @@ impl Transaction {
     pub async fn publish(
         &self,
         arguments: BasicPublishArguments,
-        properties: BasicProperties,
+        mut properties: BasicProperties,
         body: impl Into<Vec<u8>>,
     ) -> Result<()> {
         check_name("exchange name", &arguments.exchange)?;
@@ -28,6 +28,7 @@ impl Transaction {
             // AMQP leaves open what either does in a transaction.
             return Err(Error::Invalid("neither `immediate` nor `mandatory` is possible in a transaction".into()));
         }
+        rebuild(&mut properties)?;
         // Nothing may follow the close of a channel.
         let _turn = self.opening.turn().await;
         if let Some(reason) = self.opening.ledger.loss.reason() {

@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
 
     match channel.get(BasicGetArguments::new("hello")).await? {
         Some(message) => {
-            println!(" [x] Received {}", message.text());
+            println!(" [x] Received {}", message.display());
             message.ack().await?;
         }
         None => println!(" [.] The queue is empty"),

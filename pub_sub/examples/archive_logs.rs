@@ -26,7 +26,7 @@ async fn main() -> Result<()> {
     println!(" [*] Waiting for logs. To exit press CTRL+C");
 
     while let Some(log) = logs.next().await? {
-        println!(" [x] {}", log.text());
+        println!(" [x] {}", log.display());
         log.ack().await?;
     }
     Ok(())

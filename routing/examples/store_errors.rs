@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, ExchangeDeclareArguments, QueueBindArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
+use common::{ConnectionManager, Result, Setup, cli, escaped, quorum_queue};
 
 /// Takes errors out of the queue `errors` until Ctrl-C.
 #[derive(Parser)]
@@ -26,7 +26,7 @@ async fn main() -> Result<()> {
     println!(" [*] Waiting for errors. To exit press CTRL+C");
 
     while let Some(error) = errors.next().await? {
-        println!(" [x] {}:{}", error.routing_key, error.text());
+        println!(" [x] {}:{}", escaped(&error.routing_key), error.display());
         error.ack().await?;
     }
     Ok(())

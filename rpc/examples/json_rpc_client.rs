@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use common::{ConnectionManager, Result, cli, rpc::JsonRpcClient};
+use common::{ConnectionManager, Result, cli, escaped, rpc::JsonRpcClient};
 use serde_json::{Map, Value};
 
 /// Calls a function and prints its result.
@@ -38,6 +38,6 @@ async fn main() -> Result<()> {
     // Any JSON will do here; a program that knows the function asks for its type.
     let result = client.call::<Value>(&args.method, &args.arguments, Duration::from_secs(args.timeout)).await;
     connections.close_all().await?;
-    println!("{}", result?);
+    println!("{}", escaped(&result?.to_string()));
     Ok(())
 }

@@ -30,7 +30,7 @@ async fn main() -> Result<()> {
         let client = client.clone();
         calls.spawn(async move {
             let reply = client.call("rpc_queue", n.to_string(), Duration::from_secs(10)).await?;
-            Ok::<_, Error>((n, reply.text()))
+            Ok::<_, Error>((n, reply.display().to_string()))
         });
     }
     println!(" [.] {} calls are on their way", calls.len());

@@ -35,6 +35,7 @@ pub mod lesson;
 mod program;
 mod programs;
 mod proxy;
+pub mod stranger;
 pub mod tour;
 
 pub use broker::{Broker, BrokerBuilder, ServerTls, VirtualHost};

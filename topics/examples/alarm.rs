@@ -6,7 +6,7 @@ use amqprs::channel::{
     BasicConsumeArguments, ExchangeBindArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments,
 };
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli};
+use common::{ConnectionManager, Result, Setup, cli, escaped};
 
 /// Prints the critical log messages until Ctrl-C.
 #[derive(Parser)]
@@ -28,7 +28,7 @@ async fn main() -> Result<()> {
     println!(" [*] Waiting for alarms. To exit press CTRL+C");
 
     while let Some(log) = logs.next().await? {
-        println!(" [x] {}:{}", log.routing_key, log.text());
+        println!(" [x] {}:{}", escaped(&log.routing_key), log.display());
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ async fn main() -> Result<()> {
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
     while let Some(task) = tasks.next().await? {
-        println!(" [x] Received {}, redelivered: {}", task.text(), task.redelivered);
+        println!(" [x] Received {}, redelivered: {}", task.display(), task.redelivered);
     }
     Ok(())
 }

@@ -32,9 +32,8 @@ async fn main() -> Result<()> {
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
     while let Some(task) = tasks.next().await? {
-        let text = task.text();
-        println!(" [x] Received {text}");
-        tokio::time::sleep(Duration::from_secs(text.matches('.').count() as u64)).await;
+        println!(" [x] Received {}", task.display());
+        tokio::time::sleep(Duration::from_secs(task.text().matches('.').count() as u64)).await;
         println!(" [x] Done");
         task.ack().await?;
     }

@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, Setup, classic_queue, cli, tasks::Worker};
+use common::{ConnectionManager, Error, Result, Setup, classic_queue, cli, escaped, tasks::Worker};
 use serde_json::Value;
 
 /// Prints tasks until Ctrl-C.
@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
     worker
         .run(move |task: Value| {
             let task = task.to_string();
-            println!("{task}");
+            println!("{}", escaped(&task));
             let fails = args.fail_on.as_ref().is_some_and(|text| task.contains(text));
             async move { if fails { Err(Error::other("failed as asked")) } else { Ok(()) } }
         })

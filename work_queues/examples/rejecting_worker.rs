@@ -28,7 +28,7 @@ async fn main() -> Result<()> {
     let mut count = 0;
     while let Some(task) = tasks.next().await? {
         count += 1;
-        println!(" [x] Rejected {} (delivery {count})", task.text());
+        println!(" [x] Rejected {} (delivery {count})", task.display());
         task.reject(true).await?;
     }
     Ok(())

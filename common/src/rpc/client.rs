@@ -30,7 +30,7 @@ use crate::{Channel, Consumer, Error, Message, RemoteError, Result, Setup, ledge
 ///
 /// let client = RpcClient::new(&connections.channel("rpc_client").await?).await?;
 /// let reply = client.call("rpc_queue", "30", Duration::from_secs(10)).await?;
-/// println!("fib(30) is {}", reply.text());
+/// println!("fib(30) is {}", reply.display());
 /// # Ok(())
 /// # }
 /// ```

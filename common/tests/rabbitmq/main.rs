@@ -17,6 +17,7 @@ mod rpc;
 mod rpc_under_fire;
 mod settling;
 mod setups;
+mod strangers;
 mod suspecting;
 mod tasks;
 

@@ -30,7 +30,7 @@ async fn main() -> Result<()> {
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
     while let Some(message) = messages.next().await? {
-        println!(" [x] Received {}", message.text());
+        println!(" [x] Received {}", message.display());
         if args.properties {
             println!("{}", message.info());
         }

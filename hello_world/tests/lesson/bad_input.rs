@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use serde_json::json;
-use testbed::{Broker, Program, lesson};
+use testbed::{
+    Broker, Program, Running, lesson,
+    stranger::{Letter, MOST_ARRAYS, arrays, short},
+};
 
 use crate::{RECEIVE, SEND, WAITING, publish, receive, send, waiting};
 
@@ -43,6 +46,40 @@ async fn a_body_that_is_not_text_is_printed_all_the_same() -> Result<()> {
     receiver.expect(" [x] Received H\u{fffd}i").await?;
     receiver.expect(" [x] Received ").await?;
     receiver.expect(" [x] Received and on").await
+}
+
+/// A terminal would carry them out, and a line break would forge a line of ours.
+#[tokio::test]
+async fn control_characters_of_a_stranger_are_escaped() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    let mut receiver = waiting(receive(&host)).await?;
+    publish(&host, "red \u{1b}[31m\r\n [x] Received forged \u{202e}").await?;
+    publish(&host, "हिन्दी Grüße 👩‍🚀").await?;
+    receiver.expect(r" [x] Received red \u{1b}[31m\r\n [x] Received forged \u{202e}").await?;
+    receiver.expect(" [x] Received हिन्दी Grüße 👩‍🚀").await
+}
+
+/// It would overflow the stack, and end the program at each start again.
+#[tokio::test]
+async fn a_header_nested_as_deep_as_a_frame_allows_is_removed() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    let mut receiver = waiting(receive(&host).arg("--properties")).await?;
+    Letter::new(arrays(MOST_ARRAYS), "deep").post(&host, "hello").await?;
+    // As Celery sends it.
+    Letter::new([short("a"), b"A\0\0\0\0".to_vec()].concat(), "an empty array").post(&host, "hello").await?;
+    receiver.expect(" [x] Received deep").await?;
+    lines_until(&mut receiver, "headers: { }").await?;
+    lines_until(&mut receiver, " [x] Received an empty array").await?;
+    lines_until(&mut receiver, "headers: { a: [ ] }").await?;
+    receiver.kill()?;
+    let end = receiver.wait().await?;
+    assert!(end.stderr.contains("header \"a\" of the message") && end.stderr.lines().count() == 1, "{end:?}");
+    Ok(())
+}
+
+async fn lines_until(receiver: &mut Running, line: &str) -> Result<()> {
+    while receiver.line().await? != line {}
+    Ok(())
 }
 
 #[tokio::test]

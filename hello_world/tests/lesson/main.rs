@@ -205,7 +205,7 @@ async fn the_fourteen_properties_are_printed_on_request() -> Result<()> {
     for line in [
         "content_type: \"text/plain\"",
         "content_encoding: \"identity\"",
-        "headers: { colour: red }",
+        "headers: { colour: \"red\" }",
         "delivery_mode: 2 (persistent)",
         "priority: 4",
         "correlation_id: \"number 7\"",

@@ -81,3 +81,13 @@ async fn logs_go_to_standard_error_only() -> Result<()> {
     lesson::logs_to_stderr(&host, &emit_log_direct(&host), " [x] Sent info:Hello World!").await?;
     lesson::logs_to_stderr(&host, &receive_logs_direct(&host, &["info"]), WAITING).await
 }
+
+/// A terminal would carry them out.
+#[tokio::test]
+async fn control_characters_in_a_routing_key_are_escaped() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    let key = "red\u{1b}[31m\nforged";
+    let mut receiver = receiver(&host, &[key]).await?;
+    lesson::publish(&host, "direct_logs", key, json!({}), "a log").await?;
+    receiver.expect(r" [x] red\u{1b}[31m\nforged:a log").await
+}

@@ -35,7 +35,7 @@ async fn main() -> Result<()> {
 
     println!(" [x] Requesting fib({n})");
     let reply = client.call("rpc_queue", n, Duration::from_secs(args.timeout)).await?;
-    println!(" [.] Got {}", reply.text());
+    println!(" [.] Got {}", reply.display());
 
     connections.close_all().await
 }

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use testbed::{Broker, Program, lesson};
+use testbed::{
+    Broker, Program, lesson,
+    stranger::{Letter, tables},
+};
 
 use crate::{AWAITING, RPC_CLIENT, RPC_SERVER, declare_queue, gets, request, rpc_client, server};
 
@@ -127,4 +130,26 @@ async fn logs_go_to_standard_error_only() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     lesson::logs_to_stderr(&host, &Program::new(RPC_SERVER), AWAITING).await?;
     lesson::logs_to_stderr(&host, &rpc_client(&host, "30"), " [x] Requesting fib(30)").await
+}
+
+/// It would overflow the stack: of the server with each request, and of a client with its reply.
+#[tokio::test]
+async fn a_header_nested_too_deeply_ends_neither_server_nor_client() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    let mut server = server(&host).await?;
+    Letter::new(tables(8_000), "6").post(&host, "rpc_queue").await?;
+    server.expect(" [.] fib(6)").await?;
+    gets(rpc_client(&host, "7"), "7", "13").await?;
+    server.kill()?;
+    server.wait().await?;
+
+    let client = rpc_client(&host, "30").spawn()?;
+    let request = request(&host).await?;
+    let property = |name: &str| request["properties"][name].as_str().map(ToOwned::to_owned).context("not there");
+    let reply = Letter { correlation_id: property("correlation_id")?, ..Letter::new(tables(8_000), "by a\nstranger") };
+    reply.post(&host, &property("reply_to")?).await?;
+    let end = client.wait().await?;
+    assert_eq!(end.stdout, " [x] Requesting fib(30)\n [.] Got by a\\nstranger\n");
+    assert!(end.code == Some(0) && end.stderr.contains("header \"a\" of the message"), "{end:?}");
+    Ok(())
 }

@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli};
+use common::{ConnectionManager, Result, Setup, cli, escaped};
 
 /// Prints the log messages that fit some binding keys until Ctrl-C.
 #[derive(Parser)]
@@ -30,7 +30,7 @@ async fn main() -> Result<()> {
     println!(" [*] Waiting for logs. To exit press CTRL+C");
 
     while let Some(log) = logs.next().await? {
-        println!(" [x] {}:{}", log.routing_key, log.text());
+        println!(" [x] {}:{}", escaped(&log.routing_key), log.display());
     }
     Ok(())
 }

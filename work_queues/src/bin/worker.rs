@@ -28,10 +28,9 @@ async fn main() -> Result<()> {
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
     while let Some(task) = tasks.next().await? {
-        let text = task.text();
-        println!(" [x] Received {text}");
+        println!(" [x] Received {}", task.display());
 
-        let dots = text.matches('.').count() as u64;
+        let dots = task.text().matches('.').count() as u64;
         tokio::time::sleep(Duration::from_secs(dots)).await;
         println!(" [x] Done");
 

@@ -2,9 +2,12 @@
 
 use anyhow::Result;
 use serde_json::json;
-use testbed::{Broker, Program, lesson};
+use testbed::{
+    Broker, Program, lesson,
+    stranger::{Letter, tables},
+};
 
-use crate::{NEW_TASK, WAITING, WORKER, new_task};
+use crate::{NEW_TASK, WAITING, WORKER, does, new_task, worker};
 
 #[tokio::test]
 async fn a_bad_address_is_one_clear_line() -> Result<()> {
@@ -60,4 +63,13 @@ async fn logs_go_to_standard_error_only() -> Result<()> {
     lesson::logs_to_stderr(&host, &new_task(&host), " [x] Sent Hello World!").await?;
     let elsewhere = Broker::shared().await?.virtual_host().await?;
     lesson::logs_to_stderr(&elsewhere, &Program::new(WORKER), WAITING).await
+}
+
+/// It would overflow the stack, and end each worker to which the task goes.
+#[tokio::test]
+async fn a_task_with_a_header_nested_too_deeply_is_done_without_it() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    let mut worker = worker(&host).await?;
+    Letter::new(tables(8_000), "deep\nforged").post(&host, "task_queue").await?;
+    does(&mut worker, r"deep\nforged").await
 }
