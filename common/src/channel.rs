@@ -62,6 +62,8 @@ enum ChannelState {
     Opening(Option<Error>),
     /// Closed for good, with the number of messages that were left without a confirm.
     Closed(usize),
+    /// RabbitMQ does not allow this channel: it was never open.
+    Refused(Error),
 }
 
 /// A step of a channel's setup, to be run for the first time.
@@ -273,13 +275,13 @@ impl ChannelCore {
 
     /// Whether it is closed, and nothing of it is left.
     pub fn has_ended(&self) -> bool {
-        matches!(*self.state.borrow(), ChannelState::Closed(_))
+        matches!(*self.state.borrow(), ChannelState::Closed(_) | ChannelState::Refused(_))
     }
 
     /// Waits until the channel is closed; tells how many messages were left without a confirm.
     pub async fn closed(&self) -> usize {
         let mut state = self.state.subscribe();
-        let closed = state.wait_for(|state| matches!(state, ChannelState::Closed(_))).await;
+        let closed = state.wait_for(|state| matches!(state, ChannelState::Closed(_) | ChannelState::Refused(_))).await;
         closed.map_or(0, |state| if let ChannelState::Closed(unconfirmed) = *state { unconfirmed } else { 0 })
     }
 
@@ -294,6 +296,9 @@ impl ChannelCore {
         }
         let mut state = self.state.subscribe();
         loop {
+            if let ChannelState::Refused(error) = &*state.borrow_and_update() {
+                return Err(error.clone());
+            }
             if self.closing.is_cancelled() {
                 return Err(Error::Shutdown("channel"));
             }
@@ -325,7 +330,22 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
     let _owner = channel.core.owners.one_more();
     let mut steps: Vec<Function<()>> = Vec::new();
     let mut reopen = Reopen::new(channel.core.clone(), channel.closing.clone(), &channel.name, channel.confirms);
+    let mut was_open = false;
     while let Some(opening) = reopen.next().await {
+        let opening = match opening {
+            Ok(opening) => opening,
+            Err(error) if !was_open => {
+                channel.state.send_replace(ChannelState::Refused(error));
+                channel.closing.cancel();
+                return;
+            }
+            Err(error) => {
+                channel.state.send_replace(ChannelState::Opening(Some(error.clone())));
+                reopen.failed(error).await;
+                continue;
+            }
+        };
+        was_open = true;
         let ready = async {
             for step in &steps {
                 step.run(&opening, channel.core.options.operation_timeout).await?;

@@ -32,17 +32,26 @@ const MOST_FRAME: u32 = if cfg!(target_pointer_width = "64") { 1 << 20 } else { 
 /// 2.1.5, x86-64: tables inside each other, 6 bytes each, and arrays, 5). It is address space: memory is only what was used.
 const STACK: usize = MOST_FRAME as usize * if cfg!(debug_assertions) { 1024 } else { 256 };
 
-/// amqprs takes the broker's largest frame as it is offered. 0 stands for any size, which its encoder cannot bear either.
+/// The least that AMQP allows (0-9-1, section 4.2.3).
+const LEAST_FRAME: u32 = 4096;
+
+/// amqprs takes the broker's largest frame as it is offered. 0 stands for any size, which its encoder cannot bear either:
+/// nor a size that leaves no room for content.
 pub(crate) fn check_frame_max(frame_max: u32, options: &ConnectOptions) -> Result<()> {
-    if (1..=MOST_FRAME).contains(&frame_max) {
+    let address = options.address();
+    if (LEAST_FRAME..=MOST_FRAME).contains(&frame_max) {
         return Ok(());
+    }
+    if (1..LEAST_FRAME).contains(&frame_max) {
+        let reason = format!("it allows frames of {frame_max} bytes, and AMQP asks for {LEAST_FRAME} at least");
+        return Err(Error::Connect { address, reason });
     }
     let size = if frame_max == 0 { "any size".into() } else { format!("{frame_max} bytes") };
     let reason = format!(
         "it allows frames of {size}, and a message with so large a header could end this program; set `frame_max` in \
          rabbitmq.conf to {MOST_FRAME} or less (its default is 131072)"
     );
-    Err(Error::Refused { address: options.address(), reason })
+    Err(Error::Connect { address, reason })
 }
 
 /// The size of the stack of every thread that amqprs runs on.

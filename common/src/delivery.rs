@@ -269,7 +269,8 @@ impl Receipt {
         }
         let sent = send(opening.raw()?, tag, &how).await;
         self.opening = None;
-        if sent.is_err() {
+        if let Err(error) = sent {
+            opening.failed(error).await;
             return Ok(Settlement::TooLate);
         }
         if matches!(how, Settle::Ack { multiple: true }) {

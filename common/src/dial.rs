@@ -114,6 +114,19 @@ impl Peer<'_> {
     }
 }
 
+/// The negotiated interval is the smaller one of both sides, or the broker's where ours is 0. With 1 second amqprs sends
+/// heartbeats without any pause.
+pub(crate) fn check_heartbeat(seconds: u16, options: &ConnectOptions) -> Result<()> {
+    if seconds >= 2 {
+        return Ok(());
+    }
+    let reason = format!(
+        "it asks for a heartbeat every {seconds} s, and the least is 2: set `heartbeat` in rabbitmq.conf to 2 or more (its \
+         default is 60)"
+    );
+    Err(Error::Connect { address: options.address(), reason })
+}
+
 /// The addresses in the order in which they are tried: `first` ones of the family that comes first, then the two
 /// families in turn (RFC 8305, section 4). With 0 they stay as they are.
 fn interleaved(addresses: Vec<SocketAddr>, first: usize) -> Vec<SocketAddr> {

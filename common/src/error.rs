@@ -123,6 +123,14 @@ pub enum Error {
     #[error("{}", escaped(.0))]
     Invalid(String),
 
+    /// All the channels that the broker allows on one connection (`channel_max`) are in use.
+    #[error(
+        "RabbitMQ allows no more than {} on one connection, and all are in use: close one, use another connection manager, \
+         or raise `channel_max` in rabbitmq.conf (each consumer has a channel of its own)",
+        channels(*.0)
+    )]
+    ChannelLimit(u16),
+
     /// The connection manager or channel was closed by this program.
     #[error("the {0} was closed by this program")]
     Shutdown(&'static str),
@@ -229,6 +237,10 @@ impl fmt::Display for Returned {
             )
         }
     }
+}
+
+fn channels(count: u16) -> String {
+    if count == 1 { "one channel".into() } else { format!("{count} channels") }
 }
 
 fn seconds(duration: Duration) -> String {

@@ -180,6 +180,7 @@ mod ledger;
 mod link;
 mod loss;
 mod manager;
+mod numbers;
 mod opening;
 mod options;
 mod process;

@@ -1,22 +1,23 @@
 //! One connection to the broker, until its loss.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::{sync::Arc, time::Duration};
 
 use amqprs::{Close, callbacks::ConnectionCallback, connection::Connection};
 use async_trait::async_trait;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ConnectOptions, Error, Result, deep::check_frame_max, dial::dial, loss::Loss, ready::Count};
+use crate::{
+    ConnectOptions, Error, Result,
+    deep::check_frame_max,
+    dial::{check_heartbeat, dial},
+    loss::Loss,
+    numbers::{Number, Numbers},
+    ready::Count,
+};
 
-/// amqprs loses a channel number each time the broker closes a channel, and panics when they run out, usually at 2,047:
-/// start afresh well before.
-const MOST_CLOSED_CHANNELS: u32 = 1_500;
-
-const RESERVE: u32 = 32;
+/// How long the reason of a failure may take: it comes from another task.
+const REASON: Duration = Duration::from_secs(1);
 
 /// A connection that was up at least once.
 pub(crate) struct Link {
@@ -27,44 +28,47 @@ pub(crate) struct Link {
 }
 
 /// What a link shares with the channels opened on it; it does not keep the connection alive.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Health {
     pub loss: Loss,
     /// It is about to be closed by this program.
     pub closing: CancellationToken,
-    /// Channels that the broker closed: amqprs never frees their numbers.
-    closed_channels: AtomicU32,
-    /// Channels that are open, or being opened.
-    open_channels: AtomicU32,
+    pub numbers: Arc<Numbers>,
     /// Held by the consumer that finds out whether a message breaks the connection.
     pub trial: tokio::sync::Mutex<()>,
     /// Channels and consumers that are set up on it.
     pub ready: Count,
 }
 
-/// One of the connection's channel numbers, given back when dropped.
-pub(crate) struct Number(Arc<Health>);
-
 impl Health {
-    /// Counts one more channel. amqprs panics when there is no number left for it.
-    pub fn take_number(self: &Arc<Self>, connection: &Connection) -> Result<Number> {
-        // A number is free a moment after its channel is closed: some are kept in reserve.
-        let most = match connection.channel_max() {
-            0 => u32::from(u16::MAX),
-            most => u32::from(most),
+    fn new(channel_max: u16) -> Self {
+        Self {
+            loss: Loss::default(),
+            closing: CancellationToken::new(),
+            numbers: Numbers::new(channel_max),
+            trial: tokio::sync::Mutex::default(),
+            ready: Count::default(),
         }
-        .saturating_sub(RESERVE)
-        .max(1);
-        let number = Number(self.clone());
-        let open = self.open_channels.fetch_add(1, Ordering::Relaxed) + 1;
-        if open > most {
-            return Err(Error::Invalid(format!("RabbitMQ allows {most} channels on one connection")));
+    }
+
+    /// A number for one more channel.
+    pub async fn take_number(&self) -> Result<Number> {
+        let taken = self.numbers.take().await;
+        if matches!(taken, Err(Error::Stale)) {
+            // Ends the connection, so that its owner makes another one.
+            self.loss.signal(Error::lost("RabbitMQ has closed so many channels that their numbers run out"));
         }
-        if open + self.closed_channels.load(Ordering::Relaxed) > most {
-            self.worn_out();
-            return Err(Error::Stale);
+        taken
+    }
+
+    /// amqprs has failed to send something. Says why, and makes sure that it counts as a loss: a writer that has ended is
+    /// noticed by nobody else (AMQPRS.md, "A writer that has ended").
+    pub async fn failed(&self, error: amqprs::error::Error) -> Error {
+        if let Ok(reason) = timeout(REASON, self.loss.wait()).await {
+            return reason;
         }
-        Ok(number)
+        self.loss.signal(Error::lost(format!("nothing can be sent on it any more ({error})")));
+        self.loss.wait().await
     }
 
     /// Waits until the connection is lost, or about to be closed.
@@ -79,24 +83,6 @@ impl Health {
     pub fn is_ending(&self) -> bool {
         self.closing.is_cancelled() || self.loss.is_lost()
     }
-
-    /// The broker closed a channel, and its number is gone.
-    pub fn channel_closed(&self) {
-        if self.closed_channels.fetch_add(1, Ordering::Relaxed) >= MOST_CLOSED_CHANNELS {
-            self.worn_out();
-        }
-    }
-
-    /// Ends the connection, so that its owner makes another one.
-    fn worn_out(&self) {
-        self.loss.signal(Error::lost("RabbitMQ has closed so many channels that their numbers run out"));
-    }
-}
-
-impl Drop for Number {
-    fn drop(&mut self) {
-        self.0.open_channels.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Link {
@@ -104,11 +90,12 @@ impl Link {
     pub async fn dial(options: &ConnectOptions) -> Result<Self> {
         let connection = dial(options).await?;
         check_frame_max(connection.frame_max(), options)?;
+        check_heartbeat(connection.heartbeat(), options)?;
         Self::new(connection).await
     }
 
     async fn new(connection: Connection) -> Result<Self> {
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::new(connection.channel_max()));
         connection.register_callback(Callback(health.clone())).await?;
         Ok(Self { connection: Some(connection), health, runtime: Handle::current() })
     }

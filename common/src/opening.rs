@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -15,7 +15,8 @@ use async_trait::async_trait;
 use tokio::{
     runtime::Handle,
     sync::{Mutex, MutexGuard},
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -24,7 +25,8 @@ use crate::{
     deep::shallow,
     error::{Error, Result, Returned},
     ledger::{Ledger, Verdict},
-    link::{Health, Link, Number},
+    link::{Health, Link},
+    numbers::Number,
 };
 
 /// Carries the number of a mandatory message: the broker returns it without one.
@@ -35,18 +37,11 @@ pub(crate) const NUMBER_HEADER: &str = "x-publish-number";
 /// up. One that finds no dispatcher ends the whole connection, and on a busy machine 20 ms were too short.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long the reason of a failed call may take: it comes from another task.
-const REASON: Duration = Duration::from_secs(1);
-
 pub(crate) struct Opening {
-    // An option only so that `drop` can take it.
-    raw: Option<RawChannel>,
-    _number: Number,
+    open: Open,
     pub ledger: Arc<Ledger>,
     /// Held while numbering and publishing a message, or while settling a delivery: both depend on the order.
     pub turn: Arc<Mutex<Settled>>,
-    /// Held, by the task that runs it, during a synchronous call: two at once kill amqprs's dispatcher.
-    calls: Arc<Mutex<()>>,
     /// The prefetch, once one was chosen; 0 is no bound.
     pub prefetch: std::sync::Mutex<Option<u16>>,
     /// The last queue declared, which AMQP lets the name "" stand for (`queue.bind`, `basic.consume`).
@@ -58,6 +53,16 @@ pub(crate) struct Opening {
     pub cancelled: CancellationToken,
     pub health: Arc<Health>,
     timeout: Duration,
+}
+
+/// An open channel. Dropped, it is closed.
+struct Open {
+    // An option only so that `drop` can take it.
+    raw: Option<RawChannel>,
+    /// Its number, until it is closed.
+    number: std::sync::Mutex<Option<Number>>,
+    /// Held, by the task that runs it, during a synchronous call: two at once kill amqprs's dispatcher.
+    calls: Arc<Mutex<()>>,
     runtime: Handle,
 }
 
@@ -73,36 +78,51 @@ pub(crate) struct Settled {
 impl Opening {
     /// Opens a channel on the link. `confirms`: in confirm mode.
     pub async fn open(link: &Link, confirms: bool, deadline: Duration) -> Result<Arc<Self>> {
+        let doing = || "cannot open a channel".to_owned();
         let lost = || link.health.loss.reason().unwrap_or(Error::lost("it is being closed"));
         let Some(connection) = link.connection() else { return Err(lost()) };
-        let number = link.health.take_number(&connection)?;
-        // In a task of its own: dropping the call half-way would kill amqprs's reader (AMQPRS.md, "Dropped calls").
-        let task = link.runtime.spawn(async move { connection.open_channel(None).await.map(|raw| (raw, number)) });
-        let (raw, number) = tokio::select! {
-            opened = task => match opened {
-                Ok(Ok(opened)) => opened,
-                Ok(Err(_)) | Err(_) => return Err(lost()),
-            },
-            error = link.health.loss.wait() => return Err(error),
-            () = sleep(deadline) => return Err(no_answer("cannot open a channel", deadline)),
+        let runtime = link.runtime.clone();
+        let open = async {
+            let number = link.health.take_number().await?;
+            // In a task of its own: dropping the call half-way would kill amqprs's reader (AMQPRS.md, "Dropped calls").
+            let task = link.runtime.spawn(async move {
+                let raw = connection.open_channel(Some(number.id)).await?;
+                Ok(Open { raw: Some(raw), number: Some(number).into(), calls: Arc::default(), runtime })
+            });
+            match task.await {
+                Ok(Ok(open)) => Ok(open),
+                Ok(Err(error)) => Err(link.health.failed(error).await),
+                Err(_) => Err(lost()),
+            }
         };
+        let open = tokio::select! {
+            open = open => open,
+            error = link.health.loss.wait() => Err(error),
+            () = sleep(deadline) => Err(no_answer(&doing(), deadline)),
+        };
+        // RabbitMQ closes the whole connection when a user has too many channels. It was this one.
+        let open = open.map_err(|error| error.blame(doing, "channels"))?;
         let (ledger, turn) = (Arc::new(Ledger::default()), Arc::new(Mutex::default()));
         let cancelled = CancellationToken::new();
+        let raw = open.raw.clone();
         let opening = Arc::new(Self {
-            raw: Some(raw.clone()),
-            _number: number,
+            open,
             ledger: ledger.clone(),
             turn: turn.clone(),
-            calls: Arc::default(),
             prefetch: std::sync::Mutex::default(),
             last_queue: std::sync::Mutex::default(),
             own_queues: std::sync::Mutex::default(),
             cancelled: cancelled.clone(),
             health: link.health.clone(),
             timeout: deadline,
-            runtime: link.runtime.clone(),
         });
-        raw.register_callback(Callback { ledger, turn, cancelled, health: link.health.clone() }).await?;
+        link.runtime.spawn(end_with_connection(ledger.clone(), link.health.clone()));
+        let callback = Callback { ledger, turn, cancelled, health: link.health.clone() };
+        if let Some(raw) = raw
+            && let Err(error) = raw.register_callback(callback).await
+        {
+            return Err(opening.failed(error).await);
+        }
         if confirms {
             opening.confirm_select().await?;
         }
@@ -116,7 +136,7 @@ impl Opening {
 
     /// The raw channel, for the calls that only send: publish and settle.
     pub fn raw(&self) -> Result<&RawChannel> {
-        self.raw.as_ref().ok_or(Error::Stale)
+        self.open.raw.as_ref().ok_or(Error::Stale)
     }
 
     /// Runs one synchronous call: alone on its channel, within the deadline, ended early by the channel's loss, and
@@ -130,7 +150,7 @@ impl Opening {
         let deadline = Instant::now() + self.timeout;
         let raw = self.raw()?.clone();
         let turn = tokio::select! {
-            turn = timeout_at(deadline, self.calls.clone().lock_owned()) => turn,
+            turn = timeout_at(deadline, self.open.calls.clone().lock_owned()) => turn,
             // Nothing was sent, so it is no fault of this call.
             error = self.ledger.loss.wait() => return Err(match error {
                 Error::Shutdown(_) => error,
@@ -138,7 +158,7 @@ impl Opening {
             }),
         };
         let Ok(turn) = turn else { return Err(self.discard(&doing)) };
-        let task = self.runtime.spawn(async move {
+        let task = self.open.runtime.spawn(async move {
             let answer = call(raw).await;
             drop(turn);
             answer
@@ -147,14 +167,20 @@ impl Opening {
             biased;
             answer = task => match answer {
                 Ok(Ok(answer)) => Ok(answer),
-                // The broker's reason is with the callback, here a moment earlier or later.
-                Ok(Err(_)) | Err(_) => match timeout(REASON, self.ledger.loss.wait()).await {
-                    Ok(reason) => Err(self.blame(&doing, reason)),
-                    Err(_) => Err(self.discard(&doing)),
-                },
+                Ok(Err(error)) => Err(self.blame(&doing, self.failed(error).await)),
+                Err(_) => Err(self.discard(&doing)),
             },
             reason = self.ledger.loss.wait() => Err(self.blame(&doing, reason)),
             () = sleep_until(deadline) => Err(self.discard(&doing)),
+        }
+    }
+
+    /// amqprs has failed to send something: why. The reason is with the callbacks, here a moment earlier or later.
+    pub async fn failed(&self, error: amqprs::error::Error) -> Error {
+        tokio::select! {
+            biased;
+            reason = self.ledger.loss.wait() => reason,
+            reason = self.health.failed(error) => reason,
         }
     }
 
@@ -177,17 +203,13 @@ impl Opening {
 
     /// Closes the channel in an orderly way; what was published before is flushed. Bounded by the deadline.
     pub async fn close(&self) {
-        let Ok(raw) = self.raw() else { return };
         let deadline = Instant::now() + self.timeout;
         // Whoever is publishing or settling has sent it when this is free, and whoever comes later finds the channel
         // closed: RabbitMQ ends the whole connection (504) for a message or an ack that follows the close.
         let _turn = timeout_at(deadline, self.turn.lock()).await;
-        if !self.ledger.loss.is_lost() {
-            let (raw, calls) = (raw.clone(), self.calls.clone());
-            let closing = self.runtime.spawn(async move {
-                let _turn = calls.lock().await;
-                raw.close().await
-            });
+        if !self.ledger.loss.is_lost()
+            && let Some(closing) = self.open.close()
+        {
             tokio::select! {
                 _ = timeout_at(deadline, closing) => {}
                 // RabbitMQ was faster, and does not answer any more.
@@ -211,11 +233,37 @@ impl Opening {
     }
 }
 
+impl Open {
+    /// Closes the channel, once.
+    fn close(&self) -> Option<JoinHandle<()>> {
+        let raw = self.raw.clone()?;
+        let number = self.number.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        number.closing();
+        let calls = self.calls.clone();
+        Some(self.runtime.spawn(async move {
+            let _turn = calls.lock().await;
+            let was_open = raw.is_open() && raw.is_connection_open();
+            if raw.close().await.is_ok() && was_open {
+                number.free();
+            }
+        }))
+    }
+}
+
 /// Dropping the last clone of an open amqprs channel spawns a task, so it must happen inside a runtime.
-impl Drop for Opening {
+impl Drop for Open {
     fn drop(&mut self) {
         let _inside = self.runtime.enter();
+        drop(self.close());
         self.raw.take();
+    }
+}
+
+/// A channel ends with its connection, also when amqprs does not tell it so.
+async fn end_with_connection(ledger: Arc<Ledger>, health: Arc<Health>) {
+    tokio::select! {
+        reason = health.loss.wait() => ledger.end(reason, false),
+        _ = ledger.loss.wait() => {}
     }
 }
 
@@ -242,7 +290,7 @@ impl Drop for Callback {
 #[async_trait]
 impl ChannelCallback for Callback {
     async fn close(&mut self, raw: &RawChannel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
-        self.health.channel_closed();
+        self.health.numbers.lose(raw.channel_id());
         let (code, text) = (close.reply_code(), close.reply_text().clone());
         // basic.publish; basic.ack, reject, nack.
         let refused = (close.class_id(), close.method_id()) == (60, 40);

@@ -178,7 +178,7 @@ impl Channel {
                     }
                     Ok(())
                 }
-                Some(Err(error)) => Err(opening.ledger.loss.reason().unwrap_or_else(|| error.into())),
+                Some(Err(error)) => Err(opening.failed(error).await),
                 None => Err(late()),
             };
         }

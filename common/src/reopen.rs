@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Error, Result,
     opening::Opening,
-    supervisor::{Core, backoff},
+    supervisor::{Core, backoff, long_backoff},
 };
 
 /// Opens one AMQP channel after the other for its owner, until the owner has to close.
@@ -20,18 +20,21 @@ pub(crate) struct Reopen {
     name: String,
     confirms: bool,
     pauses: ExponentialBackoff,
+    /// The pauses after what costs the whole connection each time.
+    long_pauses: ExponentialBackoff,
     /// What was warned of last, so that the same trouble is said once.
     said: Option<String>,
 }
 
 impl Reopen {
     pub fn new(core: Arc<Core>, closing: CancellationToken, name: &str, confirms: bool) -> Self {
-        let pauses = backoff(&core.options);
-        Self { core, closing, name: name.to_owned(), confirms, pauses, said: None }
+        let (pauses, long_pauses) = (backoff(&core.options), long_backoff(&core.options));
+        Self { core, closing, name: name.to_owned(), confirms, pauses, long_pauses, said: None }
     }
 
-    /// The next opening, on whatever connection is then alive. `None` when the owner has to close.
-    pub async fn next(&mut self) -> Option<Arc<Opening>> {
+    /// The next opening, on whatever connection is then alive; or why RabbitMQ does not allow another channel. `None` when
+    /// the owner has to close.
+    pub async fn next(&mut self) -> Option<Result<Arc<Opening>>> {
         loop {
             let link = tokio::select! {
                 biased;
@@ -40,7 +43,8 @@ impl Reopen {
             };
             let opened = Opening::open(&link, self.confirms, self.core.options.operation_timeout);
             match self.unless_closing(opened).await {
-                Ok(opening) => return Some(opening),
+                Ok(opening) => return Some(Ok(opening)),
+                Err(error @ (Error::ChannelLimit(_) | Error::Closed { .. })) => return Some(Err(error)),
                 Err(error) => self.failed(error).await,
             }
         }
@@ -68,7 +72,11 @@ impl Reopen {
             tracing::warn!("channel `{}`: {trouble}; opening it again", self.name);
             self.said = Some(trouble);
         }
-        let pause = self.pauses.next().unwrap_or(self.core.options.reconnect_interval);
+        let pauses = match error {
+            Error::Closed { code: 500.., .. } => &mut self.long_pauses,
+            _ => &mut self.pauses,
+        };
+        let pause = pauses.next().unwrap_or(self.core.options.reconnect_interval);
         tokio::select! {
             () = sleep(pause) => {}
             () = self.closing.cancelled() => {}
@@ -85,5 +93,6 @@ impl Reopen {
     /// The opening has proved itself: the next trouble starts with short pauses again.
     pub fn recovered(&mut self) {
         self.pauses = backoff(&self.core.options);
+        self.long_pauses = long_backoff(&self.core.options);
     }
 }

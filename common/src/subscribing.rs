@@ -99,6 +99,17 @@ impl Task {
         let mut reopen = Reopen::new(self.core.clone(), self.stop.clone(), &self.name, false);
         let mut first_run = FirstRun::default();
         while let Some(opening) = reopen.next().await {
+            let opening = match opening {
+                Ok(opening) => opening,
+                Err(error) => {
+                    if let Some(caller) = first.take() {
+                        let _ = caller.send(Err(error));
+                        return;
+                    }
+                    reopen.failed(error).await;
+                    continue;
+                }
+            };
             if let Some(left) = left.take() {
                 delete(&opening, left).await;
             }

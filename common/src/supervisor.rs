@@ -20,6 +20,9 @@ use crate::{ConnectOptions, Error, Result, events::Event, link::Link, ready::Cou
 /// A connection that lived this long was a good one.
 const PROVED: Duration = Duration::from_secs(1);
 
+/// The longest pause where RabbitMQ refuses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 /// What the tasks share.
 pub(crate) struct Core {
     pub options: ConnectOptions,
@@ -117,7 +120,7 @@ async fn keep_connected(core: &Core, mut requests: mpsc::UnboundedReceiver<Reque
     let address = core.options.address();
     tracing::debug!("connected to RabbitMQ at {address}");
     core.events.send_replace(Some(Event::Connected));
-    let mut pauses = backoff(&core.options);
+    let mut attempts = Attempts::new(&core.options);
     loop {
         let since = Instant::now();
         core.link.send_replace(LinkState::Up(link.clone()));
@@ -128,9 +131,9 @@ async fn keep_connected(core: &Core, mut requests: mpsc::UnboundedReceiver<Reque
         core.events.send_replace(Some(Event::Lost(reason)));
         // One that broke at once proves nothing: the pauses go on growing.
         if since.elapsed() > PROVED {
-            pauses = backoff(&core.options);
+            attempts = Attempts::new(&core.options);
         }
-        link = match next_connection(core, &mut pauses).await {
+        link = match next_connection(core, &mut attempts).await {
             Some(link) => link,
             None => return,
         };
@@ -139,23 +142,61 @@ async fn keep_connected(core: &Core, mut requests: mpsc::UnboundedReceiver<Reque
     }
 }
 
+/// The attempts to connect until one is good.
+struct Attempts {
+    pauses: ExponentialBackoff,
+    /// Those where RabbitMQ refuses the login.
+    long_pauses: ExponentialBackoff,
+    /// What was warned of, so that each kind of failure is said once.
+    said: Vec<String>,
+}
+
+impl Attempts {
+    fn new(options: &ConnectOptions) -> Self {
+        Self { pauses: backoff(options), long_pauses: long_backoff(options), said: Vec::new() }
+    }
+
+    /// How long to wait before the next one.
+    fn pause(&mut self, last: Option<&Error>) -> Duration {
+        let pauses = match last {
+            Some(Error::Refused { .. }) => &mut self.long_pauses,
+            _ => &mut self.pauses,
+        };
+        pauses.next().unwrap_or(LONGEST_PAUSE)
+    }
+
+    fn failed(&mut self, error: &Error) {
+        let trouble = error.to_string();
+        if self.said.contains(&trouble) {
+            tracing::debug!("{trouble}");
+        } else {
+            tracing::warn!("{trouble}; trying until it works");
+            self.said.push(trouble);
+        }
+    }
+}
+
 /// Dials until it succeeds. `None` when everything has to end.
-async fn next_connection(core: &Core, pauses: &mut ExponentialBackoff) -> Option<Arc<Link>> {
-    for pause in pauses {
+async fn next_connection(core: &Core, attempts: &mut Attempts) -> Option<Arc<Link>> {
+    let mut last = None;
+    loop {
         tokio::select! {
-            () = sleep(pause) => {}
-            () = core.stop.cancelled() => break,
+            () = sleep(attempts.pause(last.as_ref())) => {}
+            () = core.stop.cancelled() => return None,
         }
         let dialled = tokio::select! {
             dialled = Link::dial(&core.options) => dialled,
-            () = core.stop.cancelled() => break,
+            () = core.stop.cancelled() => return None,
         };
         match dialled {
             Ok(link) => return Some(Arc::new(link)),
-            Err(error) => core.link.send_replace(LinkState::Down(Some(error))),
-        };
+            Err(error) => {
+                attempts.failed(&error);
+                core.link.send_replace(LinkState::Down(Some(error.clone())));
+                last = Some(error);
+            }
+        }
     }
-    None
 }
 
 /// With `fail_fast`, each request gets one attempt and its outcome; without, the attempts go on until one succeeds.
@@ -171,9 +212,10 @@ async fn first_connection(core: &Core, requests: &mut mpsc::UnboundedReceiver<Re
         };
         let dialled = match dialled {
             Err(error) if !core.options.fail_fast => {
-                tracing::warn!("{error}; trying until it works");
+                let mut attempts = Attempts::new(&core.options);
+                attempts.failed(&error);
                 core.link.send_replace(LinkState::Down(Some(error)));
-                Ok(next_connection(core, &mut backoff(&core.options)).await?)
+                Ok(next_connection(core, &mut attempts).await?)
             }
             dialled => dialled,
         };
@@ -219,10 +261,19 @@ async fn close(core: &Core, link: Arc<Link>) {
 
 /// Pauses between attempts, growing from a tenth of a second, with jitter so that clients do not return as one.
 pub(crate) fn backoff(options: &ConnectOptions) -> ExponentialBackoff {
+    pauses(options.reconnect_interval)
+}
+
+/// The pauses where RabbitMQ is there and refuses: it takes a person to change that, and each attempt costs it something.
+pub(crate) fn long_backoff(options: &ConnectOptions) -> ExponentialBackoff {
+    pauses(options.reconnect_interval.max(LONGEST_PAUSE))
+}
+
+fn pauses(longest: Duration) -> ExponentialBackoff {
     ExponentialBuilder::default()
         // The jitter adds up to as much again.
-        .with_min_delay(Duration::from_millis(100).min(options.reconnect_interval / 2))
-        .with_max_delay(options.reconnect_interval / 2)
+        .with_min_delay(Duration::from_millis(100).min(longest / 2))
+        .with_max_delay(longest / 2)
         .with_jitter()
         .without_max_times()
         .build()

@@ -34,7 +34,10 @@ impl Transaction {
         if let Some(reason) = self.opening.ledger.loss.reason() {
             return Err(reason);
         }
-        Ok(self.opening.raw()?.basic_publish(properties, body.into(), arguments).await?)
+        match self.opening.raw()?.basic_publish(properties, body.into(), arguments).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.opening.failed(error).await),
+        }
     }
 }
 
