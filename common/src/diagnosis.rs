@@ -41,12 +41,18 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
         }
     };
     if let Some(words) = broker_words(error) {
-        let reason = match words.contains("vhost") {
-            true => format!(
+        let reason = if words.contains("limit") {
+            format!(
+                "{words}; close a connection that is not needed, or raise the limit (`rabbitmqctl set_user_limits` or \
+                 `set_vhost_limits`)"
+            )
+        } else if words.contains("vhost") {
+            format!(
                 "{words}; check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of \
                  `{user}` in it"
-            ),
-            false => format!("{words}; {login}"),
+            )
+        } else {
+            format!("{words}; {login}")
         };
         return Error::Refused { address, reason };
     }

@@ -139,3 +139,27 @@ impl ConnectionCallback for Callback {
     async fn unblocked(&mut self, _: &Connection) {}
     async fn secret_updated(&mut self, _: &Connection) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn when_nothing_can_be_sent_and_nobody_says_why_the_connection_is_lost() {
+        let closed = || amqprs::error::Error::InternalChannelError("channel closed".into());
+        let health = Health::new(0);
+        let error = health.failed(closed()).await;
+        assert!(error.is_loss() && error.to_string().contains("nothing can be sent"), "{error}");
+        assert!(health.loss.is_lost());
+
+        // A reason that comes a moment later is the reason.
+        let health = Arc::new(Health::new(0));
+        let waiting = tokio::spawn({
+            let health = health.clone();
+            async move { health.failed(closed()).await }
+        });
+        tokio::task::yield_now().await;
+        health.loss.signal(Error::lost("the cable was cut"));
+        assert!(waiting.await.is_ok_and(|error| error.to_string().contains("the cable was cut")));
+    }
+}

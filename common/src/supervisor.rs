@@ -278,3 +278,23 @@ fn pauses(longest: Duration) -> ExponentialBackoff {
         .without_max_times()
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_half_a_minute_where_the_login_is_refused_and_stay_short_elsewhere() {
+        let options = ConnectOptions::default();
+        let mut attempts = Attempts::new(&options);
+        let refused = Error::Refused { address: "rabbit:5672".into(), reason: "no".into() };
+        let broken = Error::lost("broken");
+        let short: Vec<_> = (0..20).map(|_| attempts.pause(Some(&broken))).collect();
+        assert!(short.iter().all(|pause| *pause <= options.reconnect_interval), "{short:?}");
+        let long: Vec<_> = (0..20).map(|_| attempts.pause(Some(&refused))).collect();
+        assert!(long.iter().take(2).all(|pause| *pause < Duration::from_secs(1)), "{long:?}");
+        assert!(long.iter().all(|pause| *pause <= LONGEST_PAUSE), "{long:?}");
+        assert!(long.iter().skip(10).all(|pause| *pause >= LONGEST_PAUSE / 2), "{long:?}");
+        assert!(attempts.pause(Some(&broken)) <= options.reconnect_interval);
+    }
+}

@@ -7,6 +7,8 @@ mod dangers;
 mod declaring;
 mod json_rpc;
 mod leftovers;
+mod limits;
+mod logins;
 mod managing;
 mod permissions;
 mod publishing;
