@@ -156,3 +156,19 @@ impl Drop for Messages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_FRAME, check_frame_max};
+    use crate::ConnectOptions;
+
+    #[test]
+    fn frames_are_bounded() {
+        let options = ConnectOptions::default();
+        assert!([4096, 131_072, MOST_FRAME].iter().all(|size| check_frame_max(*size, &options).is_ok()));
+        for (size, shown) in [(0, "any size"), (MOST_FRAME + 1, "1048577 bytes")] {
+            let refusal = check_frame_max(size, &options).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(refusal.contains(shown), "{refusal}");
+        }
+    }
+}
