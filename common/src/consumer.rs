@@ -32,6 +32,10 @@ use crate::{
 /// was prefetched and not yet read is then forgotten, because RabbitMQ delivers it again; with automatic
 /// acknowledgement it is still read, because nobody would.
 ///
+/// A header that is nested too deeply is removed from its message, see [`Message`](crate::Message). One that is not UTF-8
+/// breaks the connection, because amqprs cannot decode it: with manual acknowledgement RabbitMQ delivers all again; with
+/// automatic acknowledgement the message is lost, and those that were on their way behind it.
+///
 /// Dropping it cancels the consumer, gives prefetched messages back to the queue, and deletes the exclusive queues that
 /// RabbitMQ named for its setup: nobody else can know them. Deliveries already read can still be settled.
 pub struct Consumer {

@@ -30,7 +30,7 @@ const MOST_FRAME: u32 = if cfg!(target_pointer_width = "64") { 1 << 20 } else { 
 
 /// Decoding takes up to 681 bytes of stack for each byte of a frame in a debug build, 113 in a release build (amqprs
 /// 2.1.5, x86-64: tables inside each other, 6 bytes each, and arrays, 5). It is address space: memory is only what was used.
-const STACK: usize = MOST_FRAME as usize * if cfg!(debug_assertions) { 1024 } else { 256 };
+pub(crate) const STACK: usize = MOST_FRAME as usize * if cfg!(debug_assertions) { 1024 } else { 256 };
 
 /// amqprs takes the broker's largest frame as it is offered. 0 stands for any size, which its encoder cannot bear either.
 pub(crate) fn check_frame_max(frame_max: u32, options: &ConnectOptions) -> Result<()> {
@@ -157,6 +157,22 @@ impl Drop for Messages {
         }
         if !deep.is_empty() {
             drop_deep(deep);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_FRAME, check_frame_max};
+    use crate::ConnectOptions;
+
+    #[test]
+    fn frames_are_bounded() {
+        let options = ConnectOptions::default();
+        assert!([4096, 131_072, MOST_FRAME].iter().all(|size| check_frame_max(*size, &options).is_ok()));
+        for (size, shown) in [(0, "any size"), (MOST_FRAME + 1, "1048577 bytes")] {
+            let refusal = check_frame_max(size, &options).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(refusal.contains(shown), "{refusal}");
         }
     }
 }

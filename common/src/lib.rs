@@ -112,6 +112,8 @@
 //! | a consumer | its function runs again, then it consumes again, on the same [`Consumer`] | the stream pauses |
 //! | deliveries not yet read, manual acknowledgement | forgotten; RabbitMQ delivers them again | `redelivered` |
 //! | deliveries not yet read, automatic acknowledgement | still read: nobody else would | nothing |
+//! | deliveries on their way, automatic acknowledgement | lost: RabbitMQ forgot them when it sent them | nothing |
+//! | a message that cannot be decoded (a header that is not UTF-8) | the connection breaks; with automatic acknowledgement the message is lost, and those sent after it on this connection | [`Event::Lost`] |
 //! | a delivery in hand | RabbitMQ delivers it again | settling it gives [`Settlement::TooLate`] |
 //! | a message whose confirm was lost | may or may not have arrived | [`Error::Unconfirmed`] |
 //! | a message published meanwhile | waits for the connection | [`Error::Timeout`] past the deadline: nothing was sent |
@@ -155,6 +157,18 @@
 //! it. An RPC server and a worker run no more handlers at a time than their prefetch, even after losses. A peer that
 //! stops reading keeps one socket and its tasks of amqprs until the connection manager is closed or dropped: amqprs cannot
 //! abort a write.
+//!
+//! In headers, tables and arrays may be nested 64 levels deep. What is deeper is removed from a message that comes, with a
+//! warning, and refused in one that goes: it could overflow the stack of a thread. The thread of the connection has a
+//! stack for what a frame of 1 MiB can bring (RabbitMQ's default is 128 KiB): 1 GiB of address space in a debug build,
+//! 256 MiB in a release build, of which only the part that was needed takes memory. A broker that allows larger frames
+//! (`frame_max`) is refused.
+//!
+//! # What strangers send
+//!
+//! Whoever may publish to a queue decides what is in its messages. Print a body with [`Message::display`], and any other
+//! text with [`escaped`], so that it cannot write on the terminal as it likes. What this crate prints or logs itself, the
+//! texts of errors and [`Message::info`] too, is escaped.
 //!
 //! # What is refused here
 //!

@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     Channel, ConnectOptions, Error, Event, Events, Result,
     channel::ChannelCore,
-    deep::stack_size,
+    deep::{STACK, stack_size},
     supervisor::{Core, LinkState, Request, supervise},
 };
 
@@ -230,8 +230,10 @@ impl ManagerHandle {
             let mut builder = Builder::new_multi_thread();
             builder.worker_threads(1).thread_name("rabbitmq").thread_stack_size(size).enable_all().build()
         });
-        let runtime =
-            runtime.map_err(|error| Error::Other(format!("cannot start a thread for the connection: {error}")))?;
+        let runtime = runtime.map_err(|error| {
+            let stack = STACK >> 20;
+            Error::Other(format!("cannot start a thread with {stack} MiB of address space for its stack: {error}"))
+        })?;
         let handle = self.core.runtime.get_or_init(|| runtime.handle().clone());
         if let Some(requests) = supervisor.take() {
             self.core.supervisor.spawn_on(supervise(self.core.clone(), requests), handle);
