@@ -72,6 +72,10 @@ impl Master {
 /// unless [`options`](Self::options) say otherwise. One that fails again and again is put back once a second. A body that is
 /// not the JSON of a task can never succeed: it is rejected for good.
 ///
+/// No more tasks run at a time than the prefetch. After a loss of the connection those that still run count, although
+/// RabbitMQ hands them out again. So a handler that hangs takes a place for good, and as many of them as the prefetch stop the
+/// worker (a warning says so): give a handler that may hang a `tokio::time::timeout`.
+///
 /// ```no_run
 /// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 /// use common::{Error, Result, Setup, quorum_queue, tasks::Worker};
