@@ -130,7 +130,7 @@
 //!
 //! The first run of a setup fails to its caller. Later failures are logged and retried for ever, with one exception: a
 //! message that breaks the connection each time it is delivered ends its consumer ([`Error::Poisoned`]). It is accused only
-//! with proof: with a prefetch of 1, three times in a row, the connection broke before any of the waiting messages came.
+//! with proof: with a prefetch of 1, three times, the connection broke just when one of the waiting messages should come.
 //! Hence a consumer has a prefetch of 1 for some seconds after the connection broke several times in a row.
 //!
 //! # Where setups run

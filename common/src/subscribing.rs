@@ -270,10 +270,12 @@ async fn consume(opening: &Arc<Opening>, wish: &Wish) -> Result<Subscription> {
 async fn subscribe_on_trial(opening: &Arc<Opening>, wish: &Wish, suspicion: &mut Suspicion) -> Result<Subscription> {
     // One consumer at a time: whose connection then breaks is clear.
     let _alone = opening.health.trial.lock().await;
+    let asked = Instant::now();
     let there_are_messages = count_messages(opening, &wish.queue).await? > 0;
+    let answered = asked.elapsed();
     set_prefetch(opening, 1).await?;
     if there_are_messages {
-        suspicion.trial_begins(&wish.queue);
+        suspicion.trial_begins(&wish.queue, answered);
     }
     let mut subscription = consume(opening, wish).await?;
     if there_are_messages {
