@@ -37,7 +37,7 @@ const TRIAL: Duration = Duration::from_secs(2);
 
 /// A consumer that stood its trial gets its whole prefetch when it has settled a delivery, or after this time: it may settle
 /// several at once, and wait for them.
-const LONGEST_TRIAL: Duration = Duration::from_secs(30);
+const LONGEST_TRIAL: Duration = Duration::from_secs(10);
 
 /// Where a consumer consumes from at present.
 #[derive(Clone)]
@@ -139,7 +139,9 @@ impl Task {
             if since.elapsed() > SETTLED {
                 reopen.recovered();
             }
-            if let Some(error) = suspicion.weigh(since, &error) {
+            // Whoever has the turn is settling one.
+            let settled = opening.turn.try_lock().map_or(true, |settled| settled.any);
+            if let Some(error) = suspicion.weigh(since, settled, &error) {
                 match first.take() {
                     Some(caller) => drop(caller.send(Err(error))),
                     None => self.shelf.end(Some(error)),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// A connection that breaks within this time after the channel was opened is a quick loss.
+/// A connection that breaks within this time after the channel was opened, before any delivery was settled, is a quick loss.
 const QUICK: Duration = Duration::from_secs(10);
 
 /// So many quick losses in a row lead to a trial.
@@ -59,13 +59,14 @@ impl Suspicion {
         }
     }
 
-    /// An opening that began `since` has ended. Returns the error to end the consumer with, when it is certain enough.
-    pub fn weigh(&mut self, since: Instant, error: &Error) -> Option<Error> {
+    /// An opening that began `since` has ended. `settled`: and a delivery was settled on it, so that the consumer gets on.
+    /// Returns the error to end the consumer with, when it is certain enough.
+    pub fn weigh(&mut self, since: Instant, settled: bool, error: &Error) -> Option<Error> {
         let proof = self.on_trial.take().is_some_and(|until| Instant::now() < until);
         if !matches!(error, Error::Lost { code: None, .. }) {
             return None;
         }
-        if since.elapsed() > QUICK {
+        if settled || since.elapsed() > QUICK {
             *self = Self::default();
             return None;
         }
