@@ -131,6 +131,9 @@ impl Channel {
     ///
     /// Without a `basic_qos` of its own, a consumer with manual acknowledgement gets a prefetch of 100.
     ///
+    /// `subscribe` runs in a task on the Tokio runtime that `consume` is called on, and each run has the operation timeout for
+    /// its deadline. Exclusive queues that RabbitMQ names for it are deleted when the [`Consumer`] is dropped.
+    ///
     /// ```no_run
     /// use amqprs::channel::BasicConsumeArguments;
     /// use common::{Result, Setup, quorum_queue};
@@ -151,7 +154,8 @@ impl Channel {
     /// ```
     ///
     /// # Errors
-    /// The first run's own error. Later failures are logged and retried.
+    /// The first run's own error, or that it panicked or did not end in time. Later failures are logged and retried.
+    /// [`Invalid`](Error::Invalid) outside a Tokio runtime.
     pub async fn consume<F, Fut>(&self, subscribe: F) -> Result<Consumer>
     where
         F: Fn(Setup) -> Fut + Send + Sync + 'static,

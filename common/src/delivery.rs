@@ -120,7 +120,9 @@ fn delivery_mode(mode: u8) -> String {
 /// A [`Message`] that waits to be settled: `ack`, `nack` or `reject`, once.
 ///
 /// With automatic acknowledgement there is nothing to settle. Otherwise one that is dropped unsettled stays
-/// unacknowledged, as AMQP has it, until its channel closes and RabbitMQ delivers it again: a warning says so.
+/// unacknowledged, as AMQP has it, until its channel closes and RabbitMQ delivers it again, and it counts against the
+/// prefetch. A warning in the [log](crate#the-log) says so, which you see only with a `tracing` subscriber;
+/// `rabbitmqctl list_queues name messages_unacknowledged` shows it, too.
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,

@@ -115,6 +115,7 @@
 //! | deliveries on their way, automatic acknowledgement | lost: RabbitMQ forgot them when it sent them | nothing |
 //! | a message that cannot be decoded (a header that is not UTF-8) | the connection breaks; with automatic acknowledgement the message is lost, and those sent after it on this connection | [`Event::Lost`] |
 //! | a delivery in hand | RabbitMQ delivers it again | settling it gives [`Settlement::TooLate`] |
+//! | a delivery in hand of a consumer that RabbitMQ cancelled | stays valid: its channel lives | settling it works |
 //! | a message whose confirm was lost | may or may not have arrived | [`Error::Unconfirmed`] |
 //! | a message published meanwhile | waits for the connection | [`Error::Timeout`] past the deadline: nothing was sent |
 //! | [`Channel::publish_at_least_once`] | published again until confirmed | nothing, or a duplicate at the receiver |
@@ -126,8 +127,43 @@
 //! fails holds up no other. Hence a publisher may be back before a receiver's queue exists: a message to a fanout exchange
 //! then goes nowhere, and is confirmed.
 //!
+//! [`Event::Recovered`] tells that the connection is back. [`ConnectionManager::ready`] waits until all channels and
+//! consumers are, too.
+//!
 //! The first run of a setup fails to its caller. Later failures are logged and retried for ever, with one exception: a
-//! message that breaks the connection each time it is delivered ends its consumer ([`Error::Poisoned`]).
+//! message that breaks the connection each time it is delivered ends its consumer ([`Error::Poisoned`]). It is accused only
+//! with proof: with a prefetch of 1, three times, the connection broke just when one of the waiting messages should come.
+//! Hence a consumer has a prefetch of 1 for some seconds after the connection broke several times in a row.
+//!
+//! # Where setups run
+//!
+//! A setup, or a `subscribe` function, runs in a task on the Tokio runtime that called [`setup`](Channel::setup) or
+//! [`consume`](Channel::consume), and not on the connection's own thread. It may block or spawn tasks; a panic in it, or
+//! no end within the operation timeout, is a failure like others. That runtime has to go on running: on a
+//! current-thread runtime, later runs wait until the program awaits something.
+//!
+//! A channel keeps its setup steps until it is closed, and runs all of them again at each opening. So call `setup` once for
+//! each thing that the channel needs, and not once for each request.
+//!
+//! # What you may lose without an error
+//!
+//! - RabbitMQ deletes an exclusive queue when its connection ends, with all the messages in it: those that were
+//!   published to it and confirmed, too.
+//! - A server-named queue that a consumer declares is deleted when you drop the [`Consumer`]. After a loss it is
+//!   another queue, under another name, and empty.
+//! - With automatic acknowledgement RabbitMQ forgets a message as soon as it sends it. It is lost when the connection breaks
+//!   on the way, or when you drop the [`Consumer`]; and when you drop a [`Channel::get`] with `no_ack` half-way.
+//! - After RabbitMQ has closed 1,500 channels of a connection (each over an error, such as a 404), the connection is
+//!   renewed, because amqprs never uses their numbers again. That is a loss as any other.
+//! - A [`Delivery`] that you drop without settling it stays unacknowledged until its channel closes, and counts against the
+//!   prefetch meanwhile. A consumer that has dropped as many as its prefetch receives nothing any more.
+//!
+//! # The log
+//!
+//! What this crate does by itself, and nobody's call returns, it tells through
+//! [`tracing`](https://docs.rs/tracing): losses, failed setups, cancelled consumers, refused messages, deliveries
+//! dropped without being settled. **Without a subscriber you see none of it.** [`BrokerArgs::log_to_stderr`](cli::BrokerArgs::log_to_stderr) installs one; or use
+//! `tracing_subscriber::fmt::init()`.
 //!
 //! # Which error means what
 //!
