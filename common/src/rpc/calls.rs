@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use crate::{Delivery, Error, Message, Result, consumer::Place, escaped, opening::Opening};
+use crate::{Delivery, Error, Message, Result, consumer::Place, opening::Opening};
 
 #[derive(Default)]
 pub(super) struct Calls {
@@ -83,7 +83,7 @@ impl Calls {
             Some(caller) => {
                 let _ = caller.send(Ok(message));
             }
-            None => tracing::debug!("a reply that nobody waits for is thrown away (correlation id {:?})", escaped(id)),
+            None => tracing::debug!("a reply that nobody waits for is thrown away (correlation id {id:?})"),
         }
     }
 
