@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
