@@ -6,13 +6,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use amqprs::channel::{BasicConsumeArguments, BasicGetArguments, Channel as RawChannel};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::{interval, timeout, timeout_at},
+    time::{timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -369,19 +368,8 @@ async fn serve(
 ) -> Option<Error> {
     tokio::select! {
         () = channel.closing.cancelled() => None,
-        never = expire(opening, channel.core.options.operation_timeout) => never,
+        never = opening.expire_confirms() => never,
         reason = run_new_steps(channel, opening, steps, new_steps) => Some(reason),
-    }
-}
-
-/// Gives up, for ever, on messages that were not confirmed in time.
-async fn expire<T>(opening: &Opening, timeout: Duration) -> T {
-    let mut sweep = interval(Duration::from_secs(1).min(timeout / 4).max(Duration::from_millis(10)));
-    loop {
-        sweep.tick().await;
-        if let Some(limit) = std::time::Instant::now().checked_sub(timeout) {
-            opening.ledger.expire(limit);
-        }
     }
 }
 

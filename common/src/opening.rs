@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use tokio::{
     runtime::Handle,
     sync::{Mutex, MutexGuard},
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+    time::{Instant, interval, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -195,6 +195,17 @@ impl Opening {
             }
         }
         self.ledger.end(Error::Shutdown("channel"), false);
+    }
+
+    /// Gives up, for ever, on messages that were not confirmed within the deadline.
+    pub async fn expire_confirms<T>(&self) -> T {
+        let mut sweep = interval(Duration::from_secs(1).min(self.timeout / 4).max(Duration::from_millis(10)));
+        loop {
+            sweep.tick().await;
+            if let Some(limit) = std::time::Instant::now().checked_sub(self.timeout) {
+                self.ledger.expire(limit);
+            }
+        }
     }
 
     /// Waits for the end of this opening, and tells its reason.
