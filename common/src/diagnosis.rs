@@ -12,7 +12,7 @@ use tokio_rustls::{
     rustls::{self, AlertDescription, CertificateError, ClientConfig},
 };
 
-use crate::{ConnectOptions, Error, Tls, dial::Peer, options::Mechanism};
+use crate::{ConnectOptions, Error, Tls, dial::Peer, escaped, options::Mechanism};
 
 const STARTING: &str =
     "it accepts connections and closes them at once; if RabbitMQ is still starting there, try again in a moment";
@@ -32,6 +32,7 @@ pub(crate) fn usual_port(options: &ConnectOptions) -> &'static str {
 pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
     let address = peer.host.to_string();
     let ConnectOptions { user, virtual_host, mechanism, .. } = peer.options;
+    let (user, virtual_host) = (escaped(user), escaped(virtual_host));
     let login = match mechanism {
         Mechanism::Plain => format!("check user `{user}` and its password"),
         Mechanism::External => {
