@@ -124,7 +124,10 @@ impl Consumer {
             match ready!(self.shelf.poll(context)) {
                 Some(Ok(delivery)) if delivery.body.len() > self.max_body_size => {
                     let (size, most, queue) = (delivery.body.len(), self.max_body_size, self.queue());
-                    tracing::warn!("a message from queue `{}` is refused: {size} bytes, allowed are {most}", escaped(&queue));
+                    tracing::warn!(
+                        "a message from queue `{}` is refused: {size} bytes, allowed are {most}",
+                        escaped(&queue)
+                    );
                     if delivery.receipt().is_due() {
                         self.refusal = self.manager.core.spawn(async { drop(delivery.reject(false).await) });
                     }
