@@ -201,7 +201,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("common-cli-{}", std::process::id()));
         fs::create_dir(&directory).expect("a directory");
         let file = directory.join("password");
-        let mut read = |bytes: &[u8]| {
+        let read = |bytes: &[u8]| {
             fs::write(&file, bytes).expect("a file");
             password_in(&file).map_err(|error| error.to_string())
         };

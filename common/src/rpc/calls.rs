@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use crate::{Delivery, Error, Message, Result, escaped, opening::Opening, subscribing::Place};
+use crate::{Delivery, Error, Message, Result, opening::Opening, subscribing::Place};
 
 #[derive(Default)]
 pub(super) struct Calls {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use common::{
     ConnectionManager, Error, Message, ProcessOptions, Setup,
     rpc::{RpcClient, RpcServer},
+    table,
 };
 use testbed::{
     Broker,
@@ -17,7 +18,7 @@ use testbed::{
 };
 use tokio::time::timeout;
 
-use crate::{Bench, consume, expect_empty, expect_in, next, plain, queue, table, to};
+use crate::{Bench, consume, expect_empty, expect_in, next, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -141,7 +142,7 @@ async fn a_deep_header_is_not_sent() -> Result<()> {
         (1..levels).try_fold(FieldArray::new(), |inside, _| FieldArray::try_from(vec![FieldValue::A(inside)]))
     };
     let properties = |levels| -> Result<BasicProperties> {
-        Ok(plain().with_headers(table(&[("a", FieldValue::A(nested(levels)?))])?).finish())
+        Ok(plain().with_headers(table([("a", FieldValue::A(nested(levels)?))])?).finish())
     };
     channel.publish(to("q"), properties(64)?, "as deep as may be").await?;
     let message = channel.get(BasicGetArguments::new("q").no_ack(true).finish()).await?.context("empty")?;
