@@ -84,7 +84,8 @@ impl RpcClient {
     /// # Errors
     /// - [`Remote`](Error::Remote): the server answered with an error.
     /// - [`Unroutable`](Error::Unroutable): there is no such queue.
-    /// - [`Timeout`](Error::Timeout): no reply in time.
+    /// - [`Timeout`](Error::Timeout): no reply in time. The text names the likely cause: no server, one that does not copy the
+    ///   `correlation_id`, a RabbitMQ without memory, or no connection.
     /// - [`Lost`](Error::Lost), [`Unconfirmed`](Error::Unconfirmed): the connection was lost meanwhile; the server may or
     ///   may not have done the work.
     pub async fn call(&self, queue: &str, body: impl Into<Vec<u8>>, patience: Duration) -> Result<Message> {
