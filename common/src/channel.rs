@@ -2,11 +2,11 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
+use amqprs::channel::{BasicConsumeArguments, BasicGetArguments, Channel as RawChannel};
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::{interval, timeout, timeout_at},
+    time::{Instant, interval, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -15,12 +15,22 @@ use crate::{
     consumer::{self, Consumer},
     manager::ManagerHandle,
     opening::Opening,
-    publish::MOST_BYTES_IN_FLIGHT,
+    publish::{LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT},
     reopen::Reopen,
     setup::{FirstRun, run},
     supervisor::Core,
     topology::{check_name, topology_calls},
+    wait::SHORT_OF_RESOURCES,
 };
+
+/// So long without a confirm is worth a warning: it is seen within 5 s.
+pub(crate) const SILENCE: Duration = Duration::from_secs(4);
+
+const NEVER_CONFIRMED: &str =
+    "RabbitMQ confirms nothing of all that may be unconfirmed on this channel; opening it anew";
+
+/// When a channel has ended, it is certain after this time whether there was an answer to a call.
+const ANSWERED_OR_NOT: Duration = Duration::from_secs(5);
 
 /// A channel: declares, publishes, consumes and gets. Cheap to clone; all clones are the same channel.
 ///
@@ -161,11 +171,15 @@ impl Channel {
 
     /// Fetches one message, or `None` when the queue is empty (`basic.get`). For many messages, consume.
     ///
+    /// Dropped half-way, it gives a message that comes too late back to its queue. With `no_ack` that message is lost,
+    /// because RabbitMQ has forgotten it.
+    ///
     /// # Errors
-    /// [`Closed`](Error::Closed) with 404 when there is no such queue.
+    /// [`Closed`](Error::Closed) with 404 when there is no such queue. [`Lost`](Error::Lost) when the connection broke: with
+    /// `no_ack` a message may be lost, too.
     pub async fn get(&self, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
         check_name("queue name", &arguments.queue)?;
-        self.on_opening(|opening| get(opening, arguments.clone())).await
+        self.on_opening(|opening| get(self.core.core.clone(), opening, arguments.clone())).await
     }
 
     /// Closes the channel after its outstanding confirms, bounded by the operation timeout. Its consumers, which have
@@ -218,11 +232,47 @@ impl Channel {
     }
 }
 
-async fn get(opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
-    let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
+async fn get(core: Arc<Core>, opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
+    let (queue, no_ack) = (arguments.queue.clone(), arguments.no_ack);
     let doing = || format!("cannot get a message from queue `{queue}`");
-    let message = opening.call(doing, |raw| async move { raw.basic_get(arguments).await }).await?;
-    Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
+    let (sender, answer) = oneshot::channel();
+    let fetched = opening.clone();
+    let call = move |raw: RawChannel| async move {
+        let message = raw.basic_get(arguments).await?;
+        let delivery = message.map(|message| Delivery::from_get(message, fetched, no_ack));
+        // When the caller has gone, the message goes back to its queue.
+        drop(sender.send(Fetched { delivery, core }));
+        Ok(())
+    };
+    let error = match opening.call(doing, call).await {
+        Ok(()) => Error::Stale,
+        // Taken without acknowledgement, a message comes only once, and this one may have come just before the end.
+        Err(error) if no_ack && !matches!(error, Error::Closed { .. }) => error,
+        Err(error) => return Err(error),
+    };
+    if let Ok(Ok(mut fetched)) = timeout(ANSWERED_OR_NOT, answer).await {
+        return Ok(fetched.delivery.take());
+    }
+    let lost = |reason| format!("{reason}; if a message was on its way without acknowledgement, it is lost");
+    Err(match error {
+        Error::Lost { code, reason } => Error::Lost { code, reason: lost(reason) },
+        Error::Timeout { doing, after, reason } => Error::Timeout { doing, after, reason: lost(reason) },
+        error => error,
+    })
+}
+
+/// What `basic.get` brought, for a caller who may have gone meanwhile.
+struct Fetched {
+    delivery: Option<Delivery>,
+    core: Arc<Core>,
+}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        if let Some(delivery) = self.delivery.take() {
+            self.core.spawn(async { drop(delivery.give_back().await) });
+        }
+    }
 }
 
 impl ChannelCore {
@@ -312,9 +362,15 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
         }
         reopen.ready();
         reopen.recovered();
+        let since = Instant::now();
         channel.state.send_replace(ChannelState::Open(opening.clone()));
         if let Some(reason) = serve(&channel, &opening, &mut steps, &mut new_steps).await {
-            channel.state.send_replace(ChannelState::Opening(Some(reason)));
+            channel.state.send_replace(ChannelState::Opening(Some(reason.clone())));
+            let refusal = opening.ledger.refusal();
+            drop(opening);
+            if let Some(refusal) = refusal {
+                reopen.refused(&reason, refusal.was_told, since.elapsed()).await;
+            }
             continue;
         }
         // Closing: what was published is confirmed first.
@@ -336,13 +392,28 @@ async fn serve(
 ) -> Option<Error> {
     let timeout = channel.core.options.operation_timeout;
     let mut sweep = interval(Duration::from_secs(1).min(timeout / 4).max(Duration::from_millis(10)));
+    let mut warned = false;
     loop {
         tokio::select! {
             () = channel.closing.cancelled() => return None,
             reason = opening.lost() => return Some(reason),
-            _ = sweep.tick() => if let Some(limit) = std::time::Instant::now().checked_sub(timeout) {
-                opening.ledger.expire(limit);
-            },
+            _ = sweep.tick() => {
+                opening.ledger.expire(timeout);
+                let silent = opening.ledger.is_silent_for(SILENCE);
+                if silent && !warned {
+                    tracing::warn!(
+                        "channel `{}`: no confirm for {} s; {SHORT_OF_RESOURCES}; consumers on the same connection wait, too",
+                        channel.name,
+                        SILENCE.as_secs(),
+                    );
+                }
+                warned = silent;
+                // The broker confirms nothing, such as for a queue without its majority. All that may be in flight is given
+                // up, and would keep everything else from being published here.
+                if opening.ledger.is_given_up(timeout) && channel.shares.available_permits() < LEAST_WEIGHT {
+                    opening.ledger.end(Error::lost(NEVER_CONFIRMED));
+                }
+            }
             Some(NewStep { step, mut first_run, answer }) = new_steps.recv() => {
                 if answer.is_closed() {
                     continue;

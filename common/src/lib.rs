@@ -140,6 +140,7 @@
 //! | [`Unroutable`](Error::Unroutable) | came back | declare the queue, or start its receiver; the message is inside |
 //! | [`Nacked`](Error::Nacked) | refused | try later: a queue is full, or failing |
 //! | [`Unconfirmed`](Error::Unconfirmed) | yes, outcome unknown | repeat it if twice does no harm |
+//! | [`Ignored`](Error::Ignored) | yes, and did not arrive | send it again: another message on its channel was refused before it |
 //! | [`Timeout`](Error::Timeout) | a message: no; a question: without an answer | see the likely cause in its text |
 //! | [`Stale`](Error::Stale) | no | use a current [`Setup`], not one kept from before a loss |
 //! | [`Invalid`](Error::Invalid) | no | mend the argument |
@@ -172,6 +173,7 @@ mod diagnosis;
 mod dial;
 mod error;
 mod events;
+mod frame;
 mod ledger;
 mod link;
 mod loss;
@@ -180,6 +182,7 @@ mod opening;
 mod options;
 mod process;
 mod publish;
+mod refusal;
 mod remote;
 mod reopen;
 mod setup;
@@ -188,6 +191,7 @@ mod suspicion;
 mod tls;
 mod topology;
 mod transaction;
+mod wait;
 mod work;
 
 pub mod cli;

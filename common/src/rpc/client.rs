@@ -15,7 +15,10 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{TYPE_ERROR, calls::Calls};
-use crate::{Channel, Consumer, Error, Message, RemoteError, Result, Setup, ledger::Waiter, publish::Outgoing};
+use crate::{
+    Channel, Consumer, Error, Message, RemoteError, Result, Setup, channel::SILENCE, ledger::Waiter, publish::Outgoing,
+    wait::SHORT_OF_RESOURCES,
+};
 
 /// Calls remote procedures and matches each reply to its call, by correlation id, on one reply queue.
 ///
@@ -111,6 +114,7 @@ impl RpcClient {
         properties: impl FnOnce(&str, Duration) -> BasicProperties,
     ) -> Result<Message> {
         let since = Instant::now();
+        let mut sent = None;
         let exchange = async {
             let mut call = self.calls.register().await?;
             let mut properties = properties(&call.reply_to, patience.saturating_sub(since.elapsed()));
@@ -128,18 +132,20 @@ impl RpcClient {
                 biased;
                 reply = &mut call.reply => reply,
                 asked = asked => {
-                    asked?;
+                    sent = Some(asked?);
                     (&mut call.reply).await
                 }
             }
             .unwrap_or(Err(Error::Shutdown("RPC client")))
         };
-        timeout(patience, exchange).await.unwrap_or_else(|_| {
-            Err(Error::Timeout {
-                doing: format!("the call to queue `{queue}` failed"),
-                after: patience,
-                reason: "is a server running, and not too busy?".into(),
-            })
+        let outcome = timeout(patience, exchange).await;
+        outcome.unwrap_or_else(|_| {
+            let unconfirmed = sent.is_some_and(|ledger| ledger.is_silent_for(SILENCE.min(patience / 2)));
+            let reason = match unconfirmed {
+                true => format!("the request is not even confirmed: {SHORT_OF_RESOURCES}"),
+                false => "is a server running, and not too busy?".into(),
+            };
+            Err(Error::Timeout { doing: format!("the call to queue `{queue}` failed"), after: patience, reason })
         })
     }
 }

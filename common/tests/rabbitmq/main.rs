@@ -8,6 +8,7 @@ mod managing;
 mod permissions;
 mod publishing;
 mod recovering;
+mod refusals;
 mod restarting;
 mod rpc;
 mod rpc_under_fire;
