@@ -4,6 +4,7 @@ mod consuming;
 mod cutting;
 mod dangers;
 mod json_rpc;
+mod logs;
 mod managing;
 mod permissions;
 mod publishing;
