@@ -27,7 +27,7 @@ use crate::{
 pub(crate) const SILENCE: Duration = Duration::from_secs(4);
 
 const NEVER_CONFIRMED: &str =
-    "RabbitMQ confirms nothing of all that may be unconfirmed on this channel; opening it anew";
+    "RabbitMQ has confirmed nothing of all that may be unconfirmed here; opening the channel anew";
 
 /// When a channel has ended, it is certain after this time whether there was an answer to a call.
 const ANSWERED_OR_NOT: Duration = Duration::from_secs(5);
@@ -244,20 +244,24 @@ async fn get(core: Arc<Core>, opening: Arc<Opening>, arguments: BasicGetArgument
         drop(sender.send(Fetched { delivery, core }));
         Ok(())
     };
-    let error = match opening.call(doing, call).await {
-        Ok(()) => Error::Stale,
-        // Taken without acknowledgement, a message comes only once, and this one may have come just before the end.
-        Err(error) if no_ack && !matches!(error, Error::Closed { .. }) => error,
+    let failure = match opening.call(doing, call).await {
+        Err(error) if no_ack => Some(error),
         Err(error) => return Err(error),
+        Ok(()) => None,
     };
-    if let Ok(Ok(mut fetched)) = timeout(ANSWERED_OR_NOT, answer).await {
+    // Taken without acknowledgement, a message comes only once, and it may have come just before the channel ended.
+    let patience = match failure {
+        None | Some(Error::Stale | Error::Lost { .. }) => ANSWERED_OR_NOT,
+        Some(_) => Duration::ZERO,
+    };
+    if let Ok(Ok(mut fetched)) = timeout(patience, answer).await {
         return Ok(fetched.delivery.take());
     }
     let lost = |reason| format!("{reason}; if a message was on its way without acknowledgement, it is lost");
-    Err(match error {
-        Error::Lost { code, reason } => Error::Lost { code, reason: lost(reason) },
-        Error::Timeout { doing, after, reason } => Error::Timeout { doing, after, reason: lost(reason) },
-        error => error,
+    Err(match failure {
+        Some(Error::Lost { code, reason }) => Error::Lost { code, reason: lost(reason) },
+        Some(Error::Timeout { doing, after, reason }) => Error::Timeout { doing, after, reason: lost(reason) },
+        failure => failure.unwrap_or(Error::Stale),
     })
 }
 
@@ -411,6 +415,7 @@ async fn serve(
                 // The broker confirms nothing, such as for a queue without its majority. All that may be in flight is given
                 // up, and would keep everything else from being published here.
                 if opening.ledger.is_given_up(timeout) && channel.shares.available_permits() < LEAST_WEIGHT {
+                    tracing::warn!("channel `{}`: {NEVER_CONFIRMED}", channel.name);
                     opening.ledger.end(Error::lost(NEVER_CONFIRMED));
                 }
             }

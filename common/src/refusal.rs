@@ -16,23 +16,17 @@ use crate::{Error, Result};
 /// So many bytes of a name count. RabbitMQ cuts its words at 255 bytes, and with them a long name at their end.
 const COMPARED: usize = 100;
 
-/// Where RabbitMQ cuts its words, to put `...` behind them: they have 255 bytes at most.
-const CUT: usize = 252;
-
-/// RabbitMQ's answer to a message for a missing exchange repeats its name, cut where it is too long. In the middle of a
-/// letter, that ends the connection and every channel on it (3.10: the answer is not UTF-8, and amqprs gives up; 4.3:
-/// 541).
+/// RabbitMQ's answer to a message for a missing exchange repeats its name, and is cut at 255 bytes. With letters that are
+/// not ASCII in it, that ends the connection and every channel on it (3.10: cut inside a letter, it is not UTF-8, and amqprs
+/// gives up; 4.3: always, 541).
 pub(crate) fn check_can_be_refused(exchange: &str, virtual_host: &str) -> Result<()> {
-    if exchange.len() < COMPARED {
-        return Ok(());
-    }
-    let words = format!("NOT_FOUND - no exchange '{exchange}' in vhost '{virtual_host}'");
-    if words.len() <= 255 || words.is_char_boundary(CUT) {
+    let words = || format!("NOT_FOUND - no exchange '{exchange}' in vhost '{virtual_host}'");
+    if exchange.len() < COMPARED || (exchange.is_ascii() && virtual_host.is_ascii()) || words().len() <= 255 {
         return Ok(());
     }
     Err(Error::Invalid(format!(
-        "the exchange name is {} bytes long: if it does not exist, RabbitMQ ends the whole connection, because it cuts such \
-         a name in the middle of a letter; use a shorter one",
+        "the exchange name is {} bytes long and not ASCII: if there is no such exchange, RabbitMQ cannot say so, and ends \
+         the whole connection; use a shorter name",
         exchange.len()
     )))
 }

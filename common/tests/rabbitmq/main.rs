@@ -3,6 +3,7 @@
 mod consuming;
 mod cutting;
 mod dangers;
+mod getting;
 mod json_rpc;
 mod logs;
 mod managing;

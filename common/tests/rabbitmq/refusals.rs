@@ -74,7 +74,7 @@ async fn a_small_frame_max_bounds_headers_and_cuts_bodies() -> Result<()> {
     broker.shutdown().await
 }
 
-/// In its answer to a missing exchange RabbitMQ cuts a long name after so many bytes, even inside a letter.
+/// RabbitMQ's answer to a missing exchange is cut at 255 bytes, and 3.10 does that inside a letter, 4.3 fails (541).
 #[tokio::test]
 async fn an_exchange_name_that_rabbitmq_cannot_repeat_is_refused_and_every_other_is_tried() -> Result<()> {
     let bench = Bench::new().await?;
@@ -82,10 +82,9 @@ async fn an_exchange_name_that_rabbitmq_cannot_repeat_is_refused_and_every_other
     let before = bench.connection_names().await?;
     for (name, is_cut_badly) in [
         ("щ".repeat(120), true),
-        (format!("n{}", "щ".repeat(120)), false),
+        (format!("n{}", "щ".repeat(120)), true),
         ("щ".repeat(100), false),
         ("n".repeat(255), false),
-        (format!("{}{}", "n".repeat(226), "€"), true),
     ] {
         let missing = || BasicPublishArguments::new(&name, "");
         for error in [
@@ -211,7 +210,7 @@ async fn beside_a_refused_message_the_others_arrive_and_the_guilty_one_is_told()
     Ok(())
 }
 
-/// No right to write there, and a name that RabbitMQ 4.3 cuts inside a letter when it says so: it ends the connection.
+/// No right to write there, and a name that RabbitMQ 4.3 would have to cut when it says so: it ends the connection.
 #[tokio::test]
 async fn what_ends_the_connection_each_time_is_not_sent_for_ever() -> Result<()> {
     let bench = Bench::new().await?;
@@ -222,7 +221,7 @@ async fn what_ends_the_connection_each_time_is_not_sent_for_ever() -> Result<()>
     bench.host.put(&format!("/api/permissions/{{vhost}}/{}", bench.host.name()), rights).await?;
     let channel = bench.channel().await?;
     channel.queue_declare(queue("q")).await?;
-    let name = format!("{}щ{}", "n".repeat(208), "n".repeat(40));
+    let name = "щ".repeat(100);
     let evil = channel.publish_at_least_once(BasicPublishArguments::new(&name, ""), plain(), "x");
     let error = timeout(Duration::from_secs(60), evil).await?.expect_err("refused");
     println!("{error}");
@@ -294,7 +293,7 @@ async fn messages_that_are_never_confirmed_do_not_use_up_the_channel_for_ever() 
     bench.host.broker().rabbitmqctl(&["eval", &stop]).await?;
     let mut confirms = Vec::new();
     for _ in 0..16 {
-        confirms.push(channel.enqueue(to("stuck"), plain(), vec![0; 1 << 20]).await?);
+        confirms.push(channel.enqueue(to("stuck"), plain(), vec![0; (1 << 20) - 1_024]).await?);
     }
     let other = || channel.publish(to("q"), plain(), "x");
     let error = other().await.expect_err("all that may be unconfirmed is");
