@@ -5,7 +5,10 @@ use std::time::Duration;
 use amqprs::channel::{BasicGetArguments, BasicPublishArguments};
 use anyhow::{Result, ensure};
 use common::{Error, Settlement};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::yield_now,
+    time::{sleep, timeout},
+};
 
 use crate::{Bench, filled, plain, queue, to};
 
@@ -51,9 +54,11 @@ async fn a_get_without_acknowledgement_loses_nothing_beside_a_refused_message() 
     filled(&channel, "q", (0..40).map(|number| number.to_string())).await?;
     let get = || channel.get(BasicGetArguments::new("q").no_ack(true).finish());
     let mut bodies = Vec::new();
-    for round in 0..20 {
+    for round in 0..20_u32 {
         let refused = async {
-            sleep(Duration::from_micros(round * 50)).await;
+            for _ in 0..round * 4 {
+                yield_now().await;
+            }
             channel.publish(BasicPublishArguments::new("missing", ""), plain(), "x").await
         };
         let (first, refused) = tokio::join!(get(), refused);

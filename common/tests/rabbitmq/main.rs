@@ -1,5 +1,6 @@
 //! What `common` promises, against a real RabbitMQ: one broker for all, a virtual host for each test.
 
+mod alarms;
 mod consuming;
 mod cutting;
 mod dangers;
