@@ -8,17 +8,17 @@ use std::{
     },
 };
 
-use amqprs::channel::{BasicConsumeArguments, BasicGetArguments, Channel as RawChannel};
+use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::{timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Delivery, Error, Result, Setup,
     consumer::{self, Consumer},
-    deep::fetched,
+    get::get,
     manager::ManagerHandle,
     opening::Opening,
     publish::MOST_BYTES_IN_FLIGHT,
@@ -26,6 +26,7 @@ use crate::{
     setup::{FirstRun, Function, check_outside},
     supervisor::Core,
     topology::{check_name, topology_calls},
+    unconfirmed::watch_confirms,
 };
 
 /// A channel: declares, publishes, consumes and gets. Cheap to clone; all clones are the same channel.
@@ -179,11 +180,15 @@ impl Channel {
 
     /// Fetches one message, or `None` when the queue is empty (`basic.get`). For many messages, consume.
     ///
+    /// Dropped half-way, it gives a message that comes too late back to its queue. With `no_ack` that message is lost,
+    /// because RabbitMQ has forgotten it.
+    ///
     /// # Errors
-    /// [`Closed`](Error::Closed) with 404 when there is no such queue.
+    /// [`Closed`](Error::Closed) with 404 when there is no such queue. [`Lost`](Error::Lost) when the connection broke: with
+    /// `no_ack` a message may be lost, too.
     pub async fn get(&self, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
         check_name("queue name", &arguments.queue)?;
-        self.on_opening(|opening| get(opening, arguments.clone())).await
+        self.on_opening(|opening| get(self.core.core.clone(), opening, arguments.clone())).await
     }
 
     /// Closes the channel after its outstanding confirms, bounded by the operation timeout. Its consumers, which have
@@ -234,22 +239,6 @@ impl Channel {
             .await
             .unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
     }
-}
-
-async fn get(opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
-    let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
-    let doing = || format!("cannot get a message from queue `{queue}`");
-    let fetch = |raw: RawChannel| async move { raw.basic_get(arguments).await.map(|got| got.map(fetched)) };
-    let message = opening.call(doing, fetch).await.map_err(|error| match error {
-        // RabbitMQ would have said why, if it had closed it.
-        Error::Lost { code: None, reason } => Error::lost(format!(
-            "{reason}; if it happens each time, look at the first message of queue `{queue}` in the management page: a \
-             header of it may not be UTF-8"
-        )),
-        // RabbitMQ closes the whole connection for a stream.
-        error => error.blame(doing, &format!("queue '{queue}'")),
-    })?;
-    Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
 }
 
 impl ChannelCore {
@@ -343,10 +332,16 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
         }
         reopen.ready();
         reopen.recovered();
+        let since = Instant::now();
         channel.state.send_replace(ChannelState::Open(opening.clone()));
         let _ready = opening.health.ready.one_more();
         if let Some(reason) = serve(&channel, &opening, &mut steps, &mut new_steps).await {
-            channel.state.send_replace(ChannelState::Opening(Some(reason)));
+            channel.state.send_replace(ChannelState::Opening(Some(reason.clone())));
+            let refusal = opening.ledger.refusal();
+            drop(opening);
+            if let Some(refusal) = refusal {
+                reopen.refused(&reason, refusal.was_told, since.elapsed()).await;
+            }
             continue;
         }
         // Closing: what was published is confirmed first.
@@ -368,7 +363,7 @@ async fn serve(
 ) -> Option<Error> {
     tokio::select! {
         () = channel.closing.cancelled() => None,
-        never = opening.expire_confirms() => never,
+        never = watch_confirms(&channel.name, &channel.shares, opening) => never,
         reason = run_new_steps(channel, opening, steps, new_steps) => Some(reason),
     }
 }

@@ -178,6 +178,7 @@
 //! | [`Unroutable`](Error::Unroutable) | came back | declare the queue, or start its receiver; the message is inside |
 //! | [`Nacked`](Error::Nacked) | refused | try later: a queue is full, or failing |
 //! | [`Unconfirmed`](Error::Unconfirmed) | yes, outcome unknown | repeat it if twice does no harm |
+//! | [`Ignored`](Error::Ignored) | yes, and did not arrive | send it again: another message on its channel was refused before it |
 //! | [`Timeout`](Error::Timeout) | a message: no; a question: without an answer | see the likely cause in its text |
 //! | [`Stale`](Error::Stale) | no | use a current [`Setup`], not one kept from before a loss |
 //! | [`Invalid`](Error::Invalid) | no | mend the argument |
@@ -225,6 +226,8 @@ mod dial;
 mod error;
 mod escape;
 mod events;
+mod frame;
+mod get;
 mod headers;
 mod ledger;
 mod link;
@@ -236,6 +239,7 @@ mod process;
 mod publish;
 mod queue;
 mod ready;
+mod refusal;
 mod remote;
 mod reopen;
 mod setup;
@@ -247,6 +251,8 @@ mod table;
 mod tls;
 mod topology;
 mod transaction;
+mod unconfirmed;
+mod wait;
 mod work;
 
 pub mod cli;

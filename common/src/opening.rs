@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use tokio::{
     runtime::Handle,
     sync::{Mutex, MutexGuard},
-    time::{Instant, interval, sleep, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,7 +28,10 @@ use crate::{
 };
 
 /// Carries the number of a mandatory message: the broker returns it without one.
-pub(crate) const NUMBER_HEADER: &str = "x-publish-number";
+const NUMBER_HEADER: &str = "x-publish-number";
+
+/// Its size among the headers: the name with its length, the type, the number.
+pub(crate) const NUMBER_FIELD: usize = 1 + NUMBER_HEADER.len() + 1 + 8;
 
 /// How long a channel that the broker closed lingers before it is answered and amqprs's dispatcher ends. Deliveries may
 /// follow the close: in RabbitMQ they come from another process, and a quorum queue goes on until the prefetch is used
@@ -57,7 +60,9 @@ pub(crate) struct Opening {
     /// The broker has cancelled the consumer.
     pub cancelled: CancellationToken,
     pub health: Arc<Health>,
-    timeout: Duration,
+    /// The largest frame that the broker takes; 0 is no limit.
+    pub frame_max: usize,
+    pub timeout: Duration,
     runtime: Handle,
 }
 
@@ -76,6 +81,7 @@ impl Opening {
         let lost = || link.health.loss.reason().unwrap_or(Error::lost("it is being closed"));
         let Some(connection) = link.connection() else { return Err(lost()) };
         let number = link.health.take_number(&connection)?;
+        let frame_max = connection.frame_max().try_into().unwrap_or(usize::MAX);
         // In a task of its own: dropping the call half-way would kill amqprs's reader (AMQPRS.md, "Dropped calls").
         let task = link.runtime.spawn(async move { connection.open_channel(None).await.map(|raw| (raw, number)) });
         let (raw, number) = tokio::select! {
@@ -99,6 +105,7 @@ impl Opening {
             own_queues: std::sync::Mutex::default(),
             cancelled: cancelled.clone(),
             health: link.health.clone(),
+            frame_max,
             timeout: deadline,
             runtime: link.runtime.clone(),
         });
@@ -171,7 +178,7 @@ impl Opening {
     /// After a call without an answer the channel cannot be trusted: give it up, its owner opens another.
     fn discard(&self, doing: &impl Fn() -> String) -> Error {
         let error = no_answer(&doing(), self.timeout);
-        self.ledger.end(error.clone(), false);
+        self.ledger.end(error.clone());
         error
     }
 
@@ -194,18 +201,7 @@ impl Opening {
                 _ = self.ledger.loss.wait() => {}
             }
         }
-        self.ledger.end(Error::Shutdown("channel"), false);
-    }
-
-    /// Gives up, for ever, on messages that were not confirmed within the deadline.
-    pub async fn expire_confirms<T>(&self) -> T {
-        let mut sweep = interval(Duration::from_secs(1).min(self.timeout / 4).max(Duration::from_millis(10)));
-        loop {
-            sweep.tick().await;
-            if let Some(limit) = std::time::Instant::now().checked_sub(self.timeout) {
-                self.ledger.expire(limit);
-            }
-        }
+        self.ledger.end(Error::Shutdown("channel"));
     }
 
     /// Waits for the end of this opening, and tells its reason.
@@ -219,6 +215,10 @@ impl Opening {
 
     pub async fn turn(&self) -> MutexGuard<'_, Settled> {
         self.turn.lock().await
+    }
+
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
     }
 }
 
@@ -246,7 +246,7 @@ struct Callback {
 impl Drop for Callback {
     fn drop(&mut self) {
         let reason = self.health.loss.reason().unwrap_or(Error::lost("the channel ended"));
-        self.ledger.end(reason, false);
+        self.ledger.end(reason);
     }
 }
 
@@ -259,8 +259,10 @@ impl ChannelCallback for Callback {
         let refused = (close.class_id(), close.method_id()) == (60, 40);
         let unsettled = matches!((close.class_id(), close.method_id()), (60, 80 | 90 | 120));
         self.ledger.by_message.store(refused || unsettled, Ordering::Relaxed);
-        let doing = if refused { "RabbitMQ refused a message" } else { "RabbitMQ closed the channel" };
-        self.ledger.end(Error::Closed { doing: doing.into(), code, text }, refused);
+        match refused {
+            true => self.ledger.refuse(code, &text),
+            false => self.ledger.end(Error::Closed { doing: "RabbitMQ closed the channel".into(), code, text }),
+        }
         // The answer has to wait: else what is still on its way, in either direction, costs the whole connection. And it
         // has to come: a quorum queue keeps what was delivered on this channel, unacknowledged, until then.
         let quiet = async {
