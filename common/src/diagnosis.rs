@@ -53,6 +53,11 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
     };
     if let Some(words) = broker_words(error) {
         let reason = match words.contains("vhost") {
+            // Of the user, the virtual host or the node: the words say which.
+            _ if words.contains("connection limit") => format!(
+                "{words}; close other connections (`rabbitmqctl list_connections user vhost name`), or raise the limit \
+                 (`rabbitmqctl set_user_limits`, `rabbitmqctl set_vhost_limits`)"
+            ),
             true => format!(
                 "{words}; check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of \
                  `{user}` in it"

@@ -255,7 +255,8 @@ impl Entries {
         self.waiting = 0;
         let all = self.pending.drain(..).enumerate();
         let told = all.filter_map(|(index, one)| one?.tell(Err(how(index))));
-        told.fold(false, |any, told| any || told)
+        // Each of them: `any` would stop at the first.
+        told.filter(|told| *told).count() > 0
     }
 
     fn settle_one(&mut self, number: u64, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) {

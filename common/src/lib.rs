@@ -189,7 +189,8 @@
 //! # What is bounded
 //!
 //! Every call may be dropped at any point, and has a deadline ([`ConnectOptions::operation_timeout`]). On each channel
-//! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A consumer with manual acknowledgement has a prefetch
+//! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A message that is given up after the deadline still
+//! counts, because it may be in a buffer on the way; when there is nothing else, the channel is opened anew. A consumer with manual acknowledgement has a prefetch
 //! of 100 unless its setup chooses one; with automatic acknowledgement nothing bounds what the broker sends, as AMQP has
 //! it. An RPC server and a worker run no more handlers at a time than their prefetch, even after losses. A peer that
 //! stops reading keeps one socket and its tasks of amqprs until the connection manager is closed or dropped: amqprs cannot
@@ -211,8 +212,9 @@
 //!
 //! What would make RabbitMQ close the connection, or leave the program in the dark: `immediate`, `no_wait`, names over 255
 //! bytes, a heartbeat of 0 or 1 second, a `basic_qos` with a `prefetch_size` or `global`, an exchange without a type, an
-//! `x-stream-offset` that is none, and a [`QueueDeclaration`] that contradicts itself. `channel.flow` is not offered at all: RabbitMQ refuses to stop a consumer that
-//! way, prefetch does it.
+//! `x-stream-offset` that is none, a [`QueueDeclaration`] that contradicts itself, properties and headers larger than a frame,
+//! an expiration that is not a number, and an exchange name of more than some 200 bytes that is not ASCII. `channel.flow` is
+//! not offered at all: RabbitMQ refuses to stop a consumer that way, prefetch does it.
 
 #![deny(missing_docs)]
 

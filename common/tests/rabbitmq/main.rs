@@ -2,6 +2,7 @@
 
 mod alarms;
 mod cancelled;
+mod connection_limits;
 mod consuming;
 mod cutting;
 mod dangers;

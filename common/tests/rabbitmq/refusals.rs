@@ -7,15 +7,15 @@ use amqprs::{
     channel::{BasicPublishArguments, ExchangeDeclareArguments, QueueDeclareArguments},
 };
 use anyhow::{Result, ensure};
-use common::{Channel, ConnectOptions, ConnectionManager, Error, rpc::RpcClient};
+use common::{Channel, ConnectOptions, ConnectionManager, Error, rpc::RpcClient, table};
 use serde_json::json;
 use testbed::Broker;
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::{Bench, expect_empty, expect_in, logs, plain, queue, table, to};
+use crate::{Bench, expect_empty, expect_in, logs, plain, queue, to};
 
 fn with_headers(bytes: usize) -> Result<BasicProperties> {
-    let headers: FieldTable = table(&[("text", "x".repeat(bytes).into())])?;
+    let headers: FieldTable = table([("text", "x".repeat(bytes))])?;
     Ok(BasicProperties::default().with_headers(headers).finish())
 }
 
