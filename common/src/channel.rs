@@ -6,20 +6,19 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use amqprs::channel::{BasicConsumeArguments, BasicGetArguments, Channel as RawChannel};
+use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::{interval, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Delivery, Error, Result, Setup,
     consumer::{self, Consumer},
-    deep::fetched,
+    get::get,
     manager::ManagerHandle,
     opening::Opening,
     publish::MOST_BYTES_IN_FLIGHT,
@@ -27,6 +26,7 @@ use crate::{
     setup::{FirstRun, Function, check_outside},
     supervisor::Core,
     topology::{check_name, topology_calls},
+    unconfirmed::watch_confirms,
 };
 
 /// A channel: declares, publishes, consumes and gets. Cheap to clone; all clones are the same channel.
@@ -133,6 +133,9 @@ impl Channel {
     ///
     /// Without a `basic_qos` of its own, a consumer with manual acknowledgement gets a prefetch of 100.
     ///
+    /// `subscribe` runs in a task on the Tokio runtime that `consume` is called on, and each run has the operation timeout for
+    /// its deadline. Exclusive queues that RabbitMQ names for it are deleted when the [`Consumer`] is dropped.
+    ///
     /// ```no_run
     /// use amqprs::channel::BasicConsumeArguments;
     /// use common::{Result, Setup, quorum_queue};
@@ -153,7 +156,8 @@ impl Channel {
     /// ```
     ///
     /// # Errors
-    /// The first run's own error. Later failures are logged and retried.
+    /// The first run's own error, or that it panicked or did not end in time. Later failures are logged and retried.
+    /// [`Invalid`](Error::Invalid) outside a Tokio runtime.
     pub async fn consume<F, Fut>(&self, subscribe: F) -> Result<Consumer>
     where
         F: Fn(Setup) -> Fut + Send + Sync + 'static,
@@ -178,11 +182,15 @@ impl Channel {
 
     /// Fetches one message, or `None` when the queue is empty (`basic.get`). For many messages, consume.
     ///
+    /// Dropped half-way, it gives a message that comes too late back to its queue. With `no_ack` that message is lost,
+    /// because RabbitMQ has forgotten it.
+    ///
     /// # Errors
-    /// [`Closed`](Error::Closed) with 404 when there is no such queue.
+    /// [`Closed`](Error::Closed) with 404 when there is no such queue. [`Lost`](Error::Lost) when the connection broke: with
+    /// `no_ack` a message may be lost, too.
     pub async fn get(&self, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
         check_name("queue name", &arguments.queue)?;
-        self.on_opening(|opening| get(opening, arguments.clone())).await
+        self.on_opening(|opening| get(self.core.core.clone(), opening, arguments.clone())).await
     }
 
     /// Closes the channel after its outstanding confirms, bounded by the operation timeout. Its consumers, which have
@@ -233,22 +241,6 @@ impl Channel {
             .await
             .unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
     }
-}
-
-async fn get(opening: Arc<Opening>, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
-    let (queue, auto_ack) = (arguments.queue.clone(), arguments.no_ack);
-    let doing = || format!("cannot get a message from queue `{queue}`");
-    let fetch = |raw: RawChannel| async move { raw.basic_get(arguments).await.map(|got| got.map(fetched)) };
-    let message = opening.call(doing, fetch).await.map_err(|error| match error {
-        // RabbitMQ would have said why, if it had closed it.
-        Error::Lost { code: None, reason } => Error::lost(format!(
-            "{reason}; if it happens each time, look at the first message of queue `{queue}` in the management page: a \
-             header of it may not be UTF-8"
-        )),
-        // RabbitMQ closes the whole connection for a stream.
-        error => error.blame(doing, &format!("queue '{queue}'")),
-    })?;
-    Ok(message.map(|message| Delivery::from_get(message, opening, auto_ack)))
 }
 
 impl ChannelCore {
@@ -360,10 +352,16 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
         }
         reopen.ready();
         reopen.recovered();
+        let since = Instant::now();
         channel.state.send_replace(ChannelState::Open(opening.clone()));
         let _ready = opening.health.ready.one_more();
         if let Some(reason) = serve(&channel, &opening, &mut steps, &mut new_steps).await {
-            channel.state.send_replace(ChannelState::Opening(Some(reason)));
+            channel.state.send_replace(ChannelState::Opening(Some(reason.clone())));
+            let refusal = opening.ledger.refusal();
+            drop(opening);
+            if let Some(refusal) = refusal {
+                reopen.refused(&reason, refusal.was_told, since.elapsed()).await;
+            }
             continue;
         }
         // Closing: what was published is confirmed first.
@@ -385,19 +383,8 @@ async fn serve(
 ) -> Option<Error> {
     tokio::select! {
         () = channel.closing.cancelled() => None,
-        never = expire(opening, channel.core.options.operation_timeout) => never,
+        never = watch_confirms(&channel.name, &channel.shares, opening) => never,
         reason = run_new_steps(channel, opening, steps, new_steps) => Some(reason),
-    }
-}
-
-/// Gives up, for ever, on messages that were not confirmed in time.
-async fn expire<T>(opening: &Opening, timeout: Duration) -> T {
-    let mut sweep = interval(Duration::from_secs(1).min(timeout / 4).max(Duration::from_millis(10)));
-    loop {
-        sweep.tick().await;
-        if let Some(limit) = std::time::Instant::now().checked_sub(timeout) {
-            opening.ledger.expire(limit);
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line that all programs share, and their logs.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, IsTerminal, Read},
     path::{Path, PathBuf},
@@ -9,9 +10,9 @@ use std::{
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{ConnectOptions, Error, Result};
+use crate::{ConnectOptions, Error, Result, escaped};
 
-/// No password is longer.
+/// No password is longer, in bytes.
 const LONGEST_PASSWORD: u64 = 64 * 1024;
 
 /// Where the broker is and how much to say: flatten it into a program's arguments.
@@ -33,7 +34,8 @@ const LONGEST_PASSWORD: u64 = 64 * 1024;
 // No `Debug`: the URL holds a password.
 #[derive(clap::Args)]
 pub struct BrokerArgs {
-    /// Where RabbitMQ is; prefer the variable, other users can see a command line
+    /// Where RabbitMQ is; prefer the variable, other users can see a command line. With `?fail_fast=0` at its end the program
+    /// waits for a RabbitMQ that is not there yet
     #[arg(
         long,
         env = "AMQP_URL",
@@ -61,10 +63,12 @@ impl BrokerArgs {
     /// [`Error::Invalid`] when the URL is malformed, or the file cannot be read.
     pub fn options(&self) -> Result<ConnectOptions> {
         let options: ConnectOptions = self.url.parse()?;
-        match &self.password_file {
-            Some(file) => options.password(&password_in(file)?),
-            None => Ok(options),
-        }
+        let options = match &self.password_file {
+            Some(file) => options.password(&password_in(file)?)?,
+            None => options,
+        };
+        options.check_password()?;
+        Ok(options)
     }
 
     /// Sends logs to stderr, so that stdout holds the lesson and nothing else: warnings and changes of the
@@ -79,10 +83,19 @@ impl BrokerArgs {
             // amqprs can log credentials at TRACE (AMQPRS.md, "Features").
             _ => Targets::new().with_default(LevelFilter::TRACE).with_target("amqprs", LevelFilter::DEBUG),
         };
-        let filter = std::env::var("RUST_LOG").ok().and_then(|filter| filter.parse().ok()).unwrap_or(usual);
+        let filter = match std::env::var("RUST_LOG") {
+            Ok(asked) if !asked.is_empty() => asked.parse().unwrap_or_else(|_| {
+                eprintln!(
+                    "RUST_LOG is ignored: {:?} cannot be read; an example is RUST_LOG=common=debug",
+                    escaped(&asked)
+                );
+                usual
+            }),
+            _ => usual,
+        };
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
+            .with_ansi(io::stderr().is_terminal() && wants_colour(|name| std::env::var_os(name)))
             .with_target(self.verbose > 0);
         let layer: Box<dyn tracing_subscriber::Layer<_> + Send + Sync> =
             if self.verbose > 0 { Box::new(lines) } else { Box::new(lines.without_time()) };
@@ -90,6 +103,12 @@ impl BrokerArgs {
         let _ = tracing_subscriber::registry().with(layer).with(filter).try_init();
         end_quietly_when_nobody_reads();
     }
+}
+
+/// Whether a terminal may get colours: not with `NO_COLOR` ([no-color.org](https://no-color.org)), nor on one that has none.
+fn wants_colour(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    variable("NO_COLOR").is_none_or(|value| value.is_empty())
+        && variable("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
 /// Reads the command line, as [`clap::Parser::parse`] does; but a mistake in it is told without a password. Clap shows
@@ -115,21 +134,28 @@ fn without_password(text: &str) -> String {
 }
 
 fn password_in(file: &Path) -> Result<String> {
-    let read = || {
-        let mut password = String::new();
-        File::open(file)?.take(LONGEST_PASSWORD).read_to_string(&mut password)?;
-        Ok(password)
+    let unusable = |reason: &str| {
+        let name = file.to_string_lossy();
+        Error::Invalid(format!("the password cannot be read from the file `{}`: {reason}", escaped(&*name)))
     };
-    let mut password = read().map_err(|error: io::Error| {
-        Error::Invalid(format!("the password cannot be read from the file `{}`: {error}", file.display()))
-    })?;
-    if password.ends_with('\n') {
-        password.pop();
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(file)?.take(LONGEST_PASSWORD + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error: io::Error| unusable(&error.to_string()))?;
+    if bytes.len() as u64 > LONGEST_PASSWORD {
+        return Err(unusable("it is longer than 64 KiB; is it the right file?"));
     }
-    if password.ends_with('\r') {
-        password.pop();
+    let text = String::from_utf8(bytes).map_err(|_| unusable("it is not UTF-8"))?;
+    // Some editors on Windows begin a file with this mark.
+    let password = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let password = password.strip_suffix('\n').unwrap_or(password);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    if password.is_empty() {
+        return Err(unusable("it is empty"));
     }
-    Ok(password)
+    Ok(password.to_owned())
 }
 
 /// `println!` panics when stdout cannot be written. In a pipe whose reader has gone that is an ordinary end;
@@ -152,7 +178,52 @@ fn end_quietly_when_nobody_reads() {
 
 #[cfg(test)]
 mod tests {
-    use super::without_password;
+    use std::{ffi::OsString, fs};
+
+    use super::{password_in, wants_colour, without_password};
+
+    #[test]
+    fn colours_are_for_terminals_that_want_them() {
+        for (no_color, term, wanted) in [
+            (None, None, true),
+            (None, Some("xterm"), true),
+            (Some(""), Some("xterm"), true),
+            (Some("1"), Some("xterm"), false),
+            (None, Some("dumb"), false),
+        ] {
+            let variable = |name: &str| if name == "NO_COLOR" { no_color } else { term }.map(OsString::from);
+            assert_eq!(wants_colour(variable), wanted, "{no_color:?} {term:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_file_is_the_password_or_one_sentence() {
+        let directory = std::env::temp_dir().join(format!("common-cli-{}", std::process::id()));
+        fs::create_dir(&directory).expect("a directory");
+        let file = directory.join("password");
+        let read = |bytes: &[u8]| {
+            fs::write(&file, bytes).expect("a file");
+            password_in(&file).map_err(|error| error.to_string())
+        };
+        for bytes in ["s3cret", "s3cret\n", "s3cret\r\n", "\u{feff}s3cret\r\n"] {
+            assert_eq!(read(bytes.as_bytes()), Ok("s3cret".into()), "{bytes:?}");
+        }
+        assert_eq!(read(b" two words \n\n"), Ok(" two words \n".into()));
+        for (bytes, reason) in [
+            (vec![], "it is empty"),
+            (b"\n".to_vec(), "it is empty"),
+            (b"s3cret\xff".to_vec(), "it is not UTF-8"),
+            (vec![b'x'; 64 * 1024 + 1], "it is longer than 64 KiB"),
+        ] {
+            let error = read(&bytes).expect_err(reason);
+            assert!(error.contains(reason) && !error.contains("s3cret"), "{error}");
+        }
+        for (path, reason) in [(&directory, "directory"), (&directory.join("missing"), "o such file")] {
+            let error = password_in(path).expect_err(reason).to_string();
+            assert!(cfg!(windows) || error.contains(reason), "{error}");
+        }
+        fs::remove_dir_all(&directory).expect("it is removed");
+    }
 
     #[test]
     fn a_mistake_is_shown_without_the_password() {

@@ -32,6 +32,10 @@ use crate::{
 /// was prefetched and not yet read is then forgotten, because RabbitMQ delivers it again; with automatic
 /// acknowledgement it is still read, because nobody would.
 ///
+/// A header that is nested too deeply is removed from its message, see [`Message`](crate::Message). One that is not UTF-8
+/// breaks the connection, because amqprs cannot decode it: with manual acknowledgement RabbitMQ delivers all again; with
+/// automatic acknowledgement the message is lost, and those that were on their way behind it.
+///
 /// Dropping it cancels the consumer, gives prefetched messages back to the queue, and deletes the exclusive queues that
 /// RabbitMQ named for its setup: nobody else can know them. Deliveries already read can still be settled.
 pub struct Consumer {
@@ -120,7 +124,10 @@ impl Consumer {
             match ready!(self.shelf.poll(context)) {
                 Some(Ok(delivery)) if delivery.body.len() > self.max_body_size => {
                     let (size, most, queue) = (delivery.body.len(), self.max_body_size, self.queue());
-                    tracing::warn!("a message from queue `{}` is refused: {size} bytes, allowed are {most}", escaped(&queue));
+                    tracing::warn!(
+                        "a message from queue `{}` is refused: {size} bytes, allowed are {most}",
+                        escaped(&queue)
+                    );
                     if delivery.receipt().is_due() {
                         self.refusal = self.manager.core.spawn(async { drop(delivery.reject(false).await) });
                     }

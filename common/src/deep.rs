@@ -30,7 +30,7 @@ const MOST_FRAME: u32 = if cfg!(target_pointer_width = "64") { 1 << 20 } else { 
 
 /// Decoding takes up to 681 bytes of stack for each byte of a frame in a debug build, 113 in a release build (amqprs
 /// 2.1.5, x86-64: tables inside each other, 6 bytes each, and arrays, 5). It is address space: memory is only what was used.
-const STACK: usize = MOST_FRAME as usize * if cfg!(debug_assertions) { 1024 } else { 256 };
+pub(crate) const STACK: usize = MOST_FRAME as usize * if cfg!(debug_assertions) { 1024 } else { 256 };
 
 /// The least that AMQP allows (0-9-1, section 4.2.3).
 const LEAST_FRAME: u32 = 4096;
@@ -166,6 +166,22 @@ impl Drop for Messages {
         }
         if !deep.is_empty() {
             drop_deep(deep);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_FRAME, check_frame_max};
+    use crate::ConnectOptions;
+
+    #[test]
+    fn frames_are_bounded() {
+        let options = ConnectOptions::default();
+        assert!([4096, 131_072, MOST_FRAME].iter().all(|size| check_frame_max(*size, &options).is_ok()));
+        for (size, shown) in [(0, "any size"), (MOST_FRAME + 1, "1048577 bytes")] {
+            let refusal = check_frame_max(size, &options).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(refusal.contains(shown), "{refusal}");
         }
     }
 }

@@ -15,7 +15,12 @@ use amqprs::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Escaped, Result, escaped, headers::Shown, opening::Opening};
+use crate::{
+    Error, Escaped, Result, escaped,
+    headers::Shown,
+    opening::Opening,
+    wait::{by, reads_nothing},
+};
 
 /// A message that came from a queue: its body, its properties, and how it came.
 ///
@@ -120,7 +125,9 @@ fn delivery_mode(mode: u8) -> String {
 /// A [`Message`] that waits to be settled: `ack`, `nack` or `reject`, once.
 ///
 /// With automatic acknowledgement there is nothing to settle. Otherwise one that is dropped unsettled stays
-/// unacknowledged, as AMQP has it, until its channel closes and RabbitMQ delivers it again: a warning says so.
+/// unacknowledged, as AMQP has it, until its channel closes and RabbitMQ delivers it again, and it counts against the
+/// prefetch. A warning in the [log](crate#the-log) says so, which you see only with a `tracing` subscriber;
+/// `rabbitmqctl list_queues name messages_unacknowledged` shows it, too.
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,
@@ -161,7 +168,8 @@ impl Delivery {
     /// Settled: RabbitMQ forgets the message.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with automatic acknowledgement, or when an `ack_multiple` has settled it already.
+    /// [`Error::Invalid`] with automatic acknowledgement, or when an `ack_multiple` has settled it already;
+    /// [`Error::Timeout`] when the broker reads nothing for the operation timeout: the message stays unacknowledged.
     pub fn ack(self) -> impl Future<Output = Result<Settlement>> + Send {
         self.receipt.settle(Settle::Ack { multiple: false })
     }
@@ -190,6 +198,14 @@ impl Delivery {
     /// As [`ack`](Self::ack).
     pub fn reject(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
         self.receipt.settle(Settle::Reject { requeue })
+    }
+
+    /// Back to its queue, if it is still ours.
+    pub(crate) async fn give_back(self) -> Result<()> {
+        match self.receipt.opening {
+            Some(_) => self.nack(true).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn receipt(&self) -> &Receipt {
@@ -257,7 +273,8 @@ impl Receipt {
             return Err(Error::Invalid("with automatic acknowledgement there is nothing to settle".into()));
         };
         // Deciding and sending is one step: a tag below one settled with `multiple` would close the channel (406).
-        let mut settled = opening.turn().await;
+        let deadline = opening.deadline();
+        let Some(mut settled) = by(deadline, opening.turn()).await else { return Err(self.stuck(&opening)) };
         if opening.is_lost() {
             self.opening = None;
             tracing::info!("delivery {tag} is settled too late: its channel is gone, RabbitMQ delivers it again");
@@ -267,7 +284,7 @@ impl Receipt {
             self.opening = None;
             return Err(Error::Invalid(format!("delivery {tag} was settled by an ack_multiple before")));
         }
-        let sent = send(opening.raw()?, tag, &how).await;
+        let Some(sent) = by(deadline, send(opening.raw()?, tag, &how)).await else { return Err(self.stuck(&opening)) };
         self.opening = None;
         if let Err(error) = sent {
             opening.failed(error).await;
@@ -278,6 +295,13 @@ impl Receipt {
         }
         settled.any = true;
         Ok(Settlement::Sent)
+    }
+
+    /// The broker reads nothing. The error says so, and no other warning has to.
+    fn stuck(&mut self, opening: &Opening) -> Error {
+        self.opening = None;
+        let doing = format!("cannot settle delivery {}, which stays unacknowledged", self.delivery_tag);
+        reads_nothing(doing, opening.timeout)
     }
 }
 

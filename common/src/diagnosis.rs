@@ -1,6 +1,13 @@
 //! Why a login failed: amqprs's errors do not tell, so ask the port itself.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -9,10 +16,13 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
-    rustls::{self, AlertDescription, CertificateError, ClientConfig},
+    rustls::{
+        self, AlertDescription, CertificateError, ClientConfig, SignatureScheme, client::ResolvesClientCert,
+        sign::CertifiedKey,
+    },
 };
 
-use crate::{ConnectOptions, Error, Tls, dial::Peer, options::Mechanism};
+use crate::{ConnectOptions, Error, Tls, dial::Peer, escaped, options::Mechanism};
 
 const STARTING: &str =
     "it accepts connections and closes them at once; if RabbitMQ is still starting there, try again in a moment";
@@ -32,6 +42,7 @@ pub(crate) fn usual_port(options: &ConnectOptions) -> &'static str {
 pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
     let address = peer.host.to_string();
     let ConnectOptions { user, virtual_host, mechanism, .. } = peer.options;
+    let (user, virtual_host) = (escaped(user), escaped(virtual_host));
     let login = match mechanism {
         Mechanism::Plain => format!("check user `{user}` and its password"),
         Mechanism::External => {
@@ -41,18 +52,17 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
         }
     };
     if let Some(words) = broker_words(error) {
-        let reason = if words.contains("limit") {
-            format!(
-                "{words}; close a connection that is not needed, or raise the limit (`rabbitmqctl set_user_limits` or \
-                 `set_vhost_limits`)"
-            )
-        } else if words.contains("vhost") {
-            format!(
+        let reason = match words.contains("vhost") {
+            // Of the user, the virtual host or the node: the words say which.
+            _ if words.contains("connection limit") => format!(
+                "{words}; close other connections (`rabbitmqctl list_connections user vhost name`), or raise the limit \
+                 (`rabbitmqctl set_user_limits`, `rabbitmqctl set_vhost_limits`)"
+            ),
+            true => format!(
                 "{words}; check the virtual host `{virtual_host}` (`rabbitmqctl list_vhosts`) and the rights of \
                  `{user}` in it"
-            )
-        } else {
-            format!("{words}; {login}")
+            ),
+            false => format!("{words}; {login}"),
         };
         return Error::Refused { address, reason };
     }
@@ -66,8 +76,14 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
         };
         return Error::Refused { address, reason: reason.into() };
     }
+    let asked = Arc::new(AskedForCertificate::default());
     let greeting = match &peer.tls {
-        Some(config) => tls_greeting(peer, config).await,
+        Some(config) if shows_certificate(peer) => tls_greeting(peer, config.clone()).await,
+        Some(config) => {
+            let mut config = ClientConfig::clone(config);
+            config.client_auth_cert_resolver = asked.clone();
+            tls_greeting(peer, Arc::new(config)).await
+        }
         None => plain_greeting(peer).await,
     };
     let seen = match greeting.as_deref() {
@@ -83,7 +99,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
         // A TLS alert.
         Ok([21, 3, ..]) => return Error::Connect { address, reason: "it expects TLS there: use amqps://".into() },
         Ok(_) => format!("what answers there does not speak AMQP 0-9-1 ({error})"),
-        Err(failure) => match tls_failure(peer, failure).await {
+        Err(failure) => match tls_failure(peer, failure, asked.0.load(Ordering::Relaxed)).await {
             Some(reason) => return Error::Connect { address, reason },
             None if peer.tls.is_some() => format!("the TLS handshake failed ({failure})"),
             None => STARTING.into(),
@@ -106,10 +122,10 @@ async fn plain_greeting(peer: &Peer<'_>) -> io::Result<Vec<u8>> {
     greeting(TcpStream::connect(peer.address).await?).await
 }
 
-async fn tls_greeting(peer: &Peer<'_>, config: &Arc<ClientConfig>) -> io::Result<Vec<u8>> {
+async fn tls_greeting(peer: &Peer<'_>, config: Arc<ClientConfig>) -> io::Result<Vec<u8>> {
     let name = Tls::server_name(peer.host.bare_name()).map_err(io::Error::other)?;
     let stream = TcpStream::connect(peer.address).await?;
-    let mut stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
+    let mut stream = TlsConnector::from(config).connect(name, stream).await?;
     // In TLS 1.3 the broker's objection to our certificate follows the handshake. What we said meanwhile would make the
     // system throw it away; a contented broker says nothing before we do.
     match timeout(OBJECTION, stream.read_u8()).await {
@@ -118,13 +134,34 @@ async fn tls_greeting(peer: &Peer<'_>, config: &Arc<ClientConfig>) -> io::Result
     }
 }
 
-/// What is wrong with a TLS handshake, and what to do.
-async fn tls_failure(peer: &Peer<'_>, failure: &io::Error) -> Option<String> {
-    let shows_certificate = peer.options.tls.as_ref()?.has_client_certificate();
+fn shows_certificate(peer: &Peer<'_>) -> bool {
+    peer.options.tls.as_ref().is_some_and(Tls::has_client_certificate)
+}
+
+/// A client without a certificate, who notices that it is asked for one.
+#[derive(Debug, Default)]
+struct AskedForCertificate(AtomicBool);
+
+impl ResolvesClientCert for AskedForCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+/// What is wrong with a TLS handshake, and what to do. `asked`: the broker has asked for a certificate that we do not have.
+async fn tls_failure(peer: &Peer<'_>, failure: &io::Error, asked: bool) -> Option<String> {
+    peer.tls.as_ref()?;
+    let shows_certificate = shows_certificate(peer);
     let Some(error) = failure.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) else {
         let broken_off = matches!(failure.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof);
         let likely = match shows_certificate {
             true => "perhaps it does not accept the client's certificate",
+            false if !asked => "perhaps it has no protocol version or cipher suite in common with this program",
             false => "perhaps it wants a certificate of the client (the parameters `certfile` and `keyfile`)",
         };
         return broken_off.then(|| format!("it breaks the TLS handshake off ({failure}): its log says why; {likely}"));
@@ -138,9 +175,15 @@ async fn tls_failure(peer: &Peer<'_>, failure: &io::Error) -> Option<String> {
             _ => format!("what answers there does not speak TLS; {}?", usual_port(peer.options)),
         },
         rustls::Error::AlertReceived(alert) => match alert {
-            AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure if !shows_certificate => {
+            AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure if asked => {
                 "it wants a certificate of the client: name one with the parameters `certfile` and `keyfile`".into()
             }
+            AlertDescription::HandshakeFailure
+            | AlertDescription::InsufficientSecurity
+            | AlertDescription::ProtocolVersion => format!(
+                "it has no protocol version or cipher suite in common with this program ({alert:?}): this one speaks TLS 1.3, \
+                 and TLS 1.2 with ECDHE key exchange (`ssl_options.versions` and `ssl_options.ciphers` in rabbitmq.conf)"
+            ),
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown

@@ -31,6 +31,7 @@ pub(crate) struct Peer<'a> {
 
 /// Dials each host in turn until one answers, each within the deadline of the options.
 pub(crate) async fn dial(options: &ConnectOptions) -> Result<Connection> {
+    options.check_password()?;
     let tls = client_config(options).await?;
     let mut failure = Error::Invalid("there is no host to connect to".into());
     for host in &options.hosts {

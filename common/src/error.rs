@@ -104,6 +104,14 @@ pub enum Error {
         reason: String,
     },
 
+    /// A message was sent and did not arrive: RabbitMQ had refused another one on the same channel, and ignores what
+    /// follows until the channel is opened anew. Send it again.
+    #[error("the message did not arrive, send it again: {reason}")]
+    Ignored {
+        /// The broker's words about the other message.
+        reason: String,
+    },
+
     /// A deadline passed before anything was sent, or before the broker answered a question.
     #[error("{}: no answer within {}{}", escaped(doing), seconds(*after), because(reason))]
     Timeout {

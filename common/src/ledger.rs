@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -12,6 +12,8 @@ use uuid::Uuid;
 use crate::{
     error::{Error, Result, Returned},
     loss::Loss,
+    refusal::{Clue, Mark},
+    wait::SHORT_OF_RESOURCES,
 };
 
 /// AMQP numbers the messages of a channel in confirm mode 1, 2, 3, …; the broker's acks name those numbers, not
@@ -33,6 +35,16 @@ struct Entries {
     /// Numbers follow each other without a gap, so the index is the number.
     pending: VecDeque<Option<Pending>>,
     waiting: usize,
+    refusal: Option<Refusal>,
+}
+
+/// The broker ended the channel because of a message published on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusal {
+    /// It is known which one it was.
+    pub is_clear: bool,
+    /// Somebody waited for a confirm, and knows now.
+    pub was_told: bool,
 }
 
 struct Pending {
@@ -41,6 +53,7 @@ struct Pending {
     /// The message's share of the bound on what may be in flight; free again when the entry goes.
     share: OwnedSemaphorePermit,
     sent: Instant,
+    mark: Mark,
     returned: Option<Box<Returned>>,
 }
 
@@ -74,6 +87,7 @@ impl Ledger {
         &self,
         share: OwnedSemaphorePermit,
         waiter: Option<Waiter>,
+        mark: Mark,
     ) -> Result<Unsent<'_>, (OwnedSemaphorePermit, Option<Waiter>)> {
         let sent = Instant::now();
         let mut entries = self.entries();
@@ -81,7 +95,7 @@ impl Ledger {
             return Err((share, waiter));
         }
         entries.waiting += usize::from(waiter.is_some());
-        entries.pending.push_back(Some(Pending { waiter, share, sent, returned: None }));
+        entries.pending.push_back(Some(Pending { waiter, share, sent, mark, returned: None }));
         let number = entries.settled + entries.pending.len() as u64;
         Ok(Unsent { ledger: self, number })
     }
@@ -133,39 +147,71 @@ impl Ledger {
         drop(freed);
     }
 
-    /// Gives up on messages sent before `limit`: the broker says nothing when it is short of memory or disk. They keep
-    /// their share of what may be in flight, since they may be waiting in a buffer on the way.
-    pub fn expire(&self, limit: Instant) {
+    /// Gives up on messages that wait longer than this: the broker says nothing when it is short of memory or disk. They
+    /// keep their share of what may be in flight, since they may be waiting in a buffer on the way.
+    pub fn expire(&self, after: Duration) {
         let mut entries = self.entries();
         let Entries { pending, waiting, .. } = &mut *entries;
-        for pending in pending.iter_mut().flatten().take_while(|pending| pending.sent <= limit) {
-            *waiting -= usize::from(
-                pending.tell(Err(Error::Unconfirmed {
-                    reason: "no confirm came in time; a broker short of memory or disk stops confirming \
-                         (`rabbitmqctl status` shows its alarms)"
-                        .into(),
-                })),
-            );
+        for pending in pending.iter_mut().flatten().take_while(|pending| pending.sent.elapsed() >= after) {
+            let reason = format!("no confirm came in time; {SHORT_OF_RESOURCES}");
+            *waiting -= usize::from(pending.tell(Err(Error::Unconfirmed { reason })).is_some());
         }
         if entries.waiting == 0 {
             self.empty.notify_waiters();
         }
     }
 
-    /// The opening has ended: nothing more can be registered, and what waits will never be confirmed.
-    /// `refused`: the broker ended it because of a message.
-    pub fn end(&self, reason: Error, refused: bool) {
+    /// Whether the oldest message has waited so long for its confirm, told or not.
+    pub fn is_silent_for(&self, time: Duration) -> bool {
+        self.entries().pending.iter().flatten().next().is_some_and(|pending| pending.sent.elapsed() >= time)
+    }
+
+    /// Whether there are messages without a confirm, and nobody waits for one of them any more.
+    pub fn is_given_up(&self, after: Duration) -> bool {
+        self.waiting() == 0 && self.is_silent_for(after)
+    }
+
+    /// The opening has ended, and not because of a message: nothing more can be registered, and what waits will never
+    /// be confirmed.
+    pub fn end(&self, reason: Error) {
         let mut entries = self.entries();
-        if !self.loss.signal(reason.clone()) {
+        if self.loss.signal(reason.clone()) {
+            entries.end(|_| Error::Unconfirmed { reason: reason.to_string() });
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// The broker has ended the channel because it refused a message. It took all before that one, and ignored all after
+    /// it.
+    pub fn refuse(&self, code: u16, text: &str) {
+        let closed = Error::Closed { doing: "RabbitMQ refused a message".into(), code, text: text.into() };
+        let mut entries = self.entries();
+        if !self.loss.signal(closed.clone()) {
             return;
         }
-        // A lone message is the one it refused; of several it does not say which.
-        let certain = refused && entries.waiting == 1;
-        entries.waiting = 0;
-        for mut pending in entries.pending.drain(..).flatten() {
-            pending.tell(Err(if certain { reason.clone() } else { Error::Unconfirmed { reason: reason.to_string() } }));
-        }
+        let refused = entries.refused(text);
+        let another = format!("RabbitMQ refused another one on the same channel: {code} {text}");
+        let was_told = entries.end(|index| match refused.last() {
+            Some(_) if refused.binary_search(&index).is_ok() => closed.clone(),
+            Some(last) if index > *last => Error::Ignored { reason: another.clone() },
+            _ => Error::Unconfirmed { reason: another.clone() },
+        });
+        entries.refusal = Some(Refusal { is_clear: !refused.is_empty(), was_told });
         self.empty.notify_waiters();
+    }
+
+    /// Once it has ended: whether that was because of a message.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.entries().refusal
+    }
+
+    /// Once it has ended: whether the broker ended it over something sent, which may have been any of the messages on
+    /// their way.
+    pub fn suspects_all(&self) -> bool {
+        match self.refusal() {
+            Some(refusal) => !refusal.is_clear,
+            None => self.loss.reason().is_some_and(|reason| reason.is_refusal()),
+        }
     }
 
     /// Waits until nothing waits for its confirm.
@@ -190,6 +236,27 @@ impl Entries {
     fn get(&mut self, number: u64) -> Option<&mut Pending> {
         let index = number.checked_sub(self.settled + 1)?;
         self.pending.get_mut(usize::try_from(index).ok()?)?.as_mut()
+    }
+
+    /// Which of them the broker means when it says this of a message that it refused; several when they are alike.
+    fn refused(&self, text: &str) -> Vec<usize> {
+        let all = || self.pending.iter().enumerate().filter_map(|(index, one)| Some((index, one.as_ref()?)));
+        let mut first_two = all().map(|(index, _)| index);
+        match (first_two.next(), first_two.next(), Clue::in_words(text)) {
+            // There is no other.
+            (Some(only), None, _) => vec![only],
+            (_, _, Some(clue)) => all().filter(|(_, one)| clue.fits(&one.mark)).map(|(index, _)| index).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Tells all how they ended, and forgets them. Returns whether anybody was there to be told.
+    fn end(&mut self, how: impl Fn(usize) -> Error) -> bool {
+        self.waiting = 0;
+        let all = self.pending.drain(..).enumerate();
+        let told = all.filter_map(|(index, one)| one?.tell(Err(how(index))));
+        // Each of them: `any` would stop at the first.
+        told.filter(|told| *told).count() > 0
     }
 
     fn settle_one(&mut self, number: u64, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) {
@@ -220,7 +287,7 @@ impl Pending {
             (None, Verdict::Ack) => Ok(()),
             (None, Verdict::Nack) => Err(Error::Nacked),
         };
-        let waited = self.tell(outcome);
+        let waited = self.tell(outcome).is_some();
         match freed {
             Some(freed) if Arc::ptr_eq(freed.semaphore(), self.share.semaphore()) => freed.merge(self.share),
             Some(_) => {}
@@ -229,16 +296,17 @@ impl Pending {
         waited
     }
 
-    /// Returns whether it was still waited for.
-    fn tell(&mut self, outcome: Result<()>) -> bool {
-        match (self.waiter.take(), outcome) {
-            (None, _) => return false,
+    /// `None` when it was not waited for any more; else whether somebody was there to hear it.
+    fn tell(&mut self, outcome: Result<()>) -> Option<bool> {
+        let heard = match (self.waiter.take()?, outcome) {
             // The caller may have dropped its confirm.
-            (Some(Waiter::Confirm(confirm)), outcome) => drop(confirm.send(outcome)),
-            (Some(Waiter::Call { fail, .. }), Err(error)) => fail(error),
-            (Some(Waiter::Call { .. }), Ok(())) => {}
-        }
-        true
+            (Waiter::Confirm(confirm), outcome) => confirm.send(outcome).is_ok(),
+            (Waiter::Call { fail, .. }, outcome) => {
+                outcome.map_or_else(fail, |()| ());
+                true
+            }
+        };
+        Some(heard)
     }
 }
 

@@ -112,7 +112,10 @@
 //! | a consumer | its function runs again, then it consumes again, on the same [`Consumer`] | the stream pauses |
 //! | deliveries not yet read, manual acknowledgement | forgotten; RabbitMQ delivers them again | `redelivered` |
 //! | deliveries not yet read, automatic acknowledgement | still read: nobody else would | nothing |
+//! | deliveries on their way, automatic acknowledgement | lost: RabbitMQ forgot them when it sent them | nothing |
+//! | a message that cannot be decoded (a header that is not UTF-8) | the connection breaks; with automatic acknowledgement the message is lost, and those sent after it on this connection | [`Event::Lost`] |
 //! | a delivery in hand | RabbitMQ delivers it again | settling it gives [`Settlement::TooLate`] |
+//! | a delivery in hand of a consumer that RabbitMQ cancelled | stays valid: its channel lives | settling it works |
 //! | a message whose confirm was lost | may or may not have arrived | [`Error::Unconfirmed`] |
 //! | a message published meanwhile | waits for the connection | [`Error::Timeout`] past the deadline: nothing was sent |
 //! | [`Channel::publish_at_least_once`] | published again until confirmed | nothing, or a duplicate at the receiver |
@@ -124,8 +127,43 @@
 //! fails holds up no other. Hence a publisher may be back before a receiver's queue exists: a message to a fanout exchange
 //! then goes nowhere, and is confirmed.
 //!
+//! [`Event::Recovered`] tells that the connection is back. [`ConnectionManager::ready`] waits until all channels and
+//! consumers are, too.
+//!
 //! The first run of a setup fails to its caller. Later failures are logged and retried for ever, with one exception: a
-//! message that breaks the connection each time it is delivered ends its consumer ([`Error::Poisoned`]).
+//! message that breaks the connection each time it is delivered ends its consumer ([`Error::Poisoned`]). It is accused only
+//! with proof: with a prefetch of 1, three times, the connection broke just when one of the waiting messages should come.
+//! Hence a consumer has a prefetch of 1 for some seconds after the connection broke several times in a row.
+//!
+//! # Where setups run
+//!
+//! A setup, or a `subscribe` function, runs in a task on the Tokio runtime that called [`setup`](Channel::setup) or
+//! [`consume`](Channel::consume), and not on the connection's own thread. It may block or spawn tasks; a panic in it, or
+//! no end within the operation timeout, is a failure like others. That runtime has to go on running: on a
+//! current-thread runtime, later runs wait until the program awaits something.
+//!
+//! A channel keeps its setup steps until it is closed, and runs all of them again at each opening. So call `setup` once for
+//! each thing that the channel needs, and not once for each request.
+//!
+//! # What you may lose without an error
+//!
+//! - RabbitMQ deletes an exclusive queue when its connection ends, with all the messages in it: those that were
+//!   published to it and confirmed, too.
+//! - A server-named queue that a consumer declares is deleted when you drop the [`Consumer`]. After a loss it is
+//!   another queue, under another name, and empty.
+//! - With automatic acknowledgement RabbitMQ forgets a message as soon as it sends it. It is lost when the connection breaks
+//!   on the way, or when you drop the [`Consumer`]; and when you drop a [`Channel::get`] with `no_ack` half-way.
+//! - After RabbitMQ has closed 1,500 channels of a connection (each over an error, such as a 404), the connection is
+//!   renewed, because amqprs never uses their numbers again. That is a loss as any other.
+//! - A [`Delivery`] that you drop without settling it stays unacknowledged until its channel closes, and counts against the
+//!   prefetch meanwhile. A consumer that has dropped as many as its prefetch receives nothing any more.
+//!
+//! # The log
+//!
+//! What this crate does by itself, and nobody's call returns, it tells through
+//! [`tracing`](https://docs.rs/tracing): losses, failed setups, cancelled consumers, refused messages, deliveries
+//! dropped without being settled. **Without a subscriber you see none of it.** [`BrokerArgs::log_to_stderr`](cli::BrokerArgs::log_to_stderr) installs one; or use
+//! `tracing_subscriber::fmt::init()`.
 //!
 //! # Which error means what
 //!
@@ -140,6 +178,7 @@
 //! | [`Unroutable`](Error::Unroutable) | came back | declare the queue, or start its receiver; the message is inside |
 //! | [`Nacked`](Error::Nacked) | refused | try later: a queue is full, or failing |
 //! | [`Unconfirmed`](Error::Unconfirmed) | yes, outcome unknown | repeat it if twice does no harm |
+//! | [`Ignored`](Error::Ignored) | yes, and did not arrive | send it again: another message on its channel was refused before it |
 //! | [`Timeout`](Error::Timeout) | a message: no; a question: without an answer | see the likely cause in its text |
 //! | [`Stale`](Error::Stale) | no | use a current [`Setup`], not one kept from before a loss |
 //! | [`Invalid`](Error::Invalid) | no | mend the argument |
@@ -150,18 +189,32 @@
 //! # What is bounded
 //!
 //! Every call may be dropped at any point, and has a deadline ([`ConnectOptions::operation_timeout`]). On each channel
-//! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A consumer with manual acknowledgement has a prefetch
+//! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A message that is given up after the deadline still
+//! counts, because it may be in a buffer on the way; when there is nothing else, the channel is opened anew. A consumer with manual acknowledgement has a prefetch
 //! of 100 unless its setup chooses one; with automatic acknowledgement nothing bounds what the broker sends, as AMQP has
 //! it. An RPC server and a worker run no more handlers at a time than their prefetch, even after losses. A peer that
 //! stops reading keeps one socket and its tasks of amqprs until the connection manager is closed or dropped: amqprs cannot
 //! abort a write.
 //!
+//! In headers, tables and arrays may be nested 64 levels deep. What is deeper is removed from a message that comes, with a
+//! warning, and refused in one that goes: it could overflow the stack of a thread. The thread of the connection has a
+//! stack for what a frame of 1 MiB can bring (RabbitMQ's default is 128 KiB): 1 GiB of address space in a debug build,
+//! 256 MiB in a release build, of which only the part that was needed takes memory. A broker that allows larger frames
+//! (`frame_max`) is refused.
+//!
+//! # What strangers send
+//!
+//! Whoever may publish to a queue decides what is in its messages. Print a body with [`Message::display`], and any other
+//! text with [`escaped`], so that it cannot write on the terminal as it likes. What this crate prints or logs itself, the
+//! texts of errors and [`Message::info`] too, is escaped.
+//!
 //! # What is refused here
 //!
 //! What would make RabbitMQ close the connection, or leave the program in the dark: `immediate`, `no_wait`, names over 255
 //! bytes, a heartbeat of 0 or 1 second, a `basic_qos` with a `prefetch_size` or `global`, an exchange without a type, an
-//! `x-stream-offset` that is none, and a [`QueueDeclaration`] that contradicts itself. `channel.flow` is not offered at all: RabbitMQ refuses to stop a consumer that
-//! way, prefetch does it.
+//! `x-stream-offset` that is none, a [`QueueDeclaration`] that contradicts itself, properties and headers larger than a frame,
+//! an expiration that is not a number, and an exchange name of more than some 200 bytes that is not ASCII. `channel.flow` is
+//! not offered at all: RabbitMQ refuses to stop a consumer that way, prefetch does it.
 
 #![deny(missing_docs)]
 
@@ -175,6 +228,8 @@ mod dial;
 mod error;
 mod escape;
 mod events;
+mod frame;
+mod get;
 mod headers;
 mod ledger;
 mod link;
@@ -187,6 +242,7 @@ mod process;
 mod publish;
 mod queue;
 mod ready;
+mod refusal;
 mod remote;
 mod reopen;
 mod setup;
@@ -198,6 +254,8 @@ mod table;
 mod tls;
 mod topology;
 mod transaction;
+mod unconfirmed;
+mod wait;
 mod work;
 
 pub mod cli;

@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     Channel, ConnectOptions, Error, Event, Events, Result,
     channel::ChannelCore,
-    deep::stack_size,
+    deep::{STACK, stack_size},
     supervisor::{Core, LinkState, Request, supervise},
 };
 
@@ -26,6 +26,10 @@ const LAST_ACKS: Duration = Duration::from_secs(1);
 ///
 /// Cheap to clone; all clones share the connection. Nothing is dialled before the first channel is asked for.
 /// After a loss the connection comes back by itself, with everything that the channels' setups declare.
+///
+/// A program that publishes and consumes should have two, one for each: while RabbitMQ is short of memory or disk, it
+/// [reads nothing](https://www.rabbitmq.com/docs/alarms) from a connection that publishes. Consumers on the same connection
+/// cannot acknowledge then, and soon get nothing more.
 ///
 /// Call [`close_all`](Self::close_all) at the end. Dropping the last clone, and the channels and consumers made
 /// from it, ends the tasks and the connection too, but does not wait for anything.
@@ -230,8 +234,10 @@ impl ManagerHandle {
             let mut builder = Builder::new_multi_thread();
             builder.worker_threads(1).thread_name("rabbitmq").thread_stack_size(size).enable_all().build()
         });
-        let runtime =
-            runtime.map_err(|error| Error::Other(format!("cannot start a thread for the connection: {error}")))?;
+        let runtime = runtime.map_err(|error| {
+            let stack = STACK >> 20;
+            Error::Other(format!("cannot start a thread with {stack} MiB of address space for its stack: {error}"))
+        })?;
         let handle = self.core.runtime.get_or_init(|| runtime.handle().clone());
         if let Some(requests) = supervisor.take() {
             self.core.supervisor.spawn_on(supervise(self.core.clone(), requests), handle);

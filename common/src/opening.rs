@@ -30,7 +30,10 @@ use crate::{
 };
 
 /// Carries the number of a mandatory message: the broker returns it without one.
-pub(crate) const NUMBER_HEADER: &str = "x-publish-number";
+const NUMBER_HEADER: &str = "x-publish-number";
+
+/// Its size among the headers: the name with its length, the type, the number.
+pub(crate) const NUMBER_FIELD: usize = 1 + NUMBER_HEADER.len() + 1 + 8;
 
 /// How long a channel that the broker closed lingers before it is answered and amqprs's dispatcher ends. Deliveries may
 /// follow the close: in RabbitMQ they come from another process, and a quorum queue goes on until the prefetch is used
@@ -52,7 +55,9 @@ pub(crate) struct Opening {
     /// The broker has cancelled the consumer.
     pub cancelled: CancellationToken,
     pub health: Arc<Health>,
-    timeout: Duration,
+    /// The largest frame that the broker takes; 0 is no limit.
+    pub frame_max: usize,
+    pub timeout: Duration,
 }
 
 /// An open channel. Dropped, it is closed.
@@ -81,6 +86,7 @@ impl Opening {
         let doing = || "cannot open a channel".to_owned();
         let lost = || link.health.loss.reason().unwrap_or(Error::lost("it is being closed"));
         let Some(connection) = link.connection() else { return Err(lost()) };
+        let frame_max = connection.frame_max().try_into().unwrap_or(usize::MAX);
         let runtime = link.runtime.clone();
         let open = async {
             let number = link.health.take_number().await?;
@@ -114,6 +120,7 @@ impl Opening {
             own_queues: std::sync::Mutex::default(),
             cancelled: cancelled.clone(),
             health: link.health.clone(),
+            frame_max,
             timeout: deadline,
         });
         link.runtime.spawn(end_with_connection(ledger.clone(), link.health.clone()));
@@ -197,7 +204,7 @@ impl Opening {
     /// After a call without an answer the channel cannot be trusted: give it up, its owner opens another.
     fn discard(&self, doing: &impl Fn() -> String) -> Error {
         let error = no_answer(&doing(), self.timeout);
-        self.ledger.end(error.clone(), false);
+        self.ledger.end(error.clone());
         error
     }
 
@@ -216,7 +223,7 @@ impl Opening {
                 _ = self.ledger.loss.wait() => {}
             }
         }
-        self.ledger.end(Error::Shutdown("channel"), false);
+        self.ledger.end(Error::Shutdown("channel"));
     }
 
     /// Waits for the end of this opening, and tells its reason.
@@ -230,6 +237,10 @@ impl Opening {
 
     pub async fn turn(&self) -> MutexGuard<'_, Settled> {
         self.turn.lock().await
+    }
+
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
     }
 }
 
@@ -262,7 +273,7 @@ impl Drop for Open {
 /// A channel ends with its connection, also when amqprs does not tell it so.
 async fn end_with_connection(ledger: Arc<Ledger>, health: Arc<Health>) {
     tokio::select! {
-        reason = health.loss.wait() => ledger.end(reason, false),
+        reason = health.loss.wait() => ledger.end(reason),
         _ = ledger.loss.wait() => {}
     }
 }
@@ -283,7 +294,7 @@ struct Callback {
 impl Drop for Callback {
     fn drop(&mut self) {
         let reason = self.health.loss.reason().unwrap_or(Error::lost("the channel ended"));
-        self.ledger.end(reason, false);
+        self.ledger.end(reason);
     }
 }
 
@@ -296,8 +307,10 @@ impl ChannelCallback for Callback {
         let refused = (close.class_id(), close.method_id()) == (60, 40);
         let unsettled = matches!((close.class_id(), close.method_id()), (60, 80 | 90 | 120));
         self.ledger.by_message.store(refused || unsettled, Ordering::Relaxed);
-        let doing = if refused { "RabbitMQ refused a message" } else { "RabbitMQ closed the channel" };
-        self.ledger.end(Error::Closed { doing: doing.into(), code, text }, refused);
+        match refused {
+            true => self.ledger.refuse(code, &text),
+            false => self.ledger.end(Error::Closed { doing: "RabbitMQ closed the channel".into(), code, text }),
+        }
         // The answer has to wait: else what is still on its way, in either direction, costs the whole connection. And it
         // has to come: a quorum queue keeps what was delivered on this channel, unacknowledged, until then.
         let quiet = async {

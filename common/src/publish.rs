@@ -1,31 +1,35 @@
 //! Publishing with confirms: numbered, bounded, and pipelined when asked.
 
 use std::{
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::{sync::oneshot, time::sleep};
 
 use crate::{
     Channel, Error, Result,
+    frame::{check_header_frame, header_frame},
     headers::rebuild,
-    ledger::Waiter,
-    opening::{Opening, put_number},
+    ledger::{Ledger, Waiter},
+    opening::{NUMBER_FIELD, Opening, put_number},
+    refusal::{Mark, check_can_be_refused},
     supervisor::backoff,
     topology::check_name,
+    wait::{SHORT_OF_RESOURCES, by},
 };
 
 /// What may be in flight on one channel, sent and not confirmed: so many bytes, and no more messages than fit when
 /// each counts at least [`LEAST_WEIGHT`] (8,192). Past that, publishing waits.
 pub(crate) const MOST_BYTES_IN_FLIGHT: usize = 16 << 20;
-const LEAST_WEIGHT: usize = 2 << 10;
+pub(crate) const LEAST_WEIGHT: usize = 2 << 10;
+
+/// RabbitMQ closes a connection or channel over a message without saying which one. So often while the same one was on
+/// its way, it was that one.
+const MOST_SUSPICIONS: u32 = 5;
 
 impl Channel {
     /// Publishes a message and waits until the broker has taken responsibility for it
@@ -34,11 +38,23 @@ impl Channel {
     /// While the connection is down it waits for it. With `mandatory`, a message that no queue is bound for is an
     /// error; without, the broker drops it and confirms.
     ///
+    /// RabbitMQ [takes no messages](https://www.rabbitmq.com/docs/alarms) while it is short of memory or disk. It says
+    /// nothing then, and reads nothing more from this connection, not even the acks of its consumers. A warning is logged
+    /// after some 4 seconds without a confirm. Consume on a [`ConnectionManager`](crate::ConnectionManager) of its own, and
+    /// consuming goes on.
+    ///
+    /// The properties and headers have to fit into one frame, of 128 KiB unless the broker is configured otherwise. A
+    /// property of text, such as the correlation id, has 255 bytes at most: amqprs's `with_correlation_id` and its like
+    /// panic on a longer one, so check what comes from outside.
+    ///
     /// # Errors
     /// - [`Unroutable`](Error::Unroutable): mandatory, and no queue took it.
     /// - [`Nacked`](Error::Nacked): the broker refused it.
-    /// - [`Closed`](Error::Closed): the broker closed the channel because of it, as it does when there is no such exchange.
-    /// - [`Unconfirmed`](Error::Unconfirmed): sent, but the confirm was lost with the connection or did not come in time.
+    /// - [`Closed`](Error::Closed): the broker refused it and closed the channel, as it does when there is no such
+    ///   exchange. The channel is opened again, each time after a longer pause.
+    /// - [`Ignored`](Error::Ignored): it did not arrive, because the broker had refused another message before it.
+    /// - [`Unconfirmed`](Error::Unconfirmed): sent, but the confirm was lost with the channel or the connection, or did
+    ///   not come in time.
     /// - [`Timeout`](Error::Timeout), [`Lost`](Error::Lost), [`Shutdown`](Error::Shutdown), [`Invalid`](Error::Invalid): not sent.
     pub fn publish(
         &self,
@@ -58,7 +74,8 @@ impl Channel {
     ///
     /// # Errors
     /// Only what no repetition can mend: [`Unroutable`](Error::Unroutable), [`Closed`](Error::Closed) (no such exchange),
-    /// [`Invalid`](Error::Invalid), [`Shutdown`](Error::Shutdown).
+    /// [`Invalid`](Error::Invalid), [`Shutdown`](Error::Shutdown); and [`Unconfirmed`](Error::Unconfirmed) with the broker's
+    /// words, when RabbitMQ ended the connection over something sent, five times while this message was on its way.
     pub async fn publish_at_least_once(
         &self,
         arguments: BasicPublishArguments,
@@ -67,9 +84,24 @@ impl Channel {
     ) -> Result<()> {
         let body = body.into();
         let mut pauses = backoff(&self.core.core.options);
+        let mut suspicions = 0;
         loop {
-            match self.publish(arguments.clone(), properties.clone(), body.clone()).await {
-                Err(Error::Unconfirmed { .. } | Error::Lost { .. } | Error::Timeout { .. } | Error::Nacked) => {
+            let message = Outgoing::new(arguments.clone(), properties.clone(), body.clone());
+            let (sender, confirm) = self.core.confirms.then(oneshot::channel).unzip();
+            let (outcome, ledger) = match self.send(None, sender.map(Waiter::Confirm), message).await {
+                Ok(ledger) => (Confirm(confirm).await, Some(ledger)),
+                Err(error) => (Err(error), None),
+            };
+            match outcome {
+                // It waits for the channel to be open again.
+                Err(Error::Ignored { .. }) => {}
+                Err(
+                    error @ (Error::Unconfirmed { .. } | Error::Lost { .. } | Error::Timeout { .. } | Error::Nacked),
+                ) => {
+                    suspicions += u32::from(ledger.is_some_and(|ledger| ledger.suspects_all()));
+                    if suspicions == MOST_SUSPICIONS {
+                        return Err(error);
+                    }
                     sleep(pauses.next().unwrap_or_default()).await;
                 }
                 outcome => return outcome,
@@ -113,21 +145,17 @@ impl Channel {
     }
 
     /// Sends a message on this opening, in confirm mode, and on no later one; `None`: on whichever is open. What becomes of
-    /// it is told to `waiter`.
+    /// it is told to `waiter`. Returns the ledger it stands in.
     pub(crate) async fn send(
         &self,
         only: Option<&Arc<Opening>>,
         mut waiter: Option<Waiter>,
         mut message: Box<Outgoing>,
-    ) -> Result<()> {
-        let arguments = &message.arguments;
-        check_name("exchange name", &arguments.exchange)?;
-        check_name("routing key", &arguments.routing_key)?;
+    ) -> Result<Arc<Ledger>> {
         rebuild(&mut message.properties)?;
-        if arguments.immediate {
-            return Err(Error::Invalid("RabbitMQ does not know `immediate` and would close the connection".into()));
-        }
         let core = &self.core;
+        let arguments = &message.arguments;
+        check(arguments, &message.properties, &core.core.options.virtual_host)?;
         let confirms = core.confirms || only.is_some();
         if arguments.mandatory && !confirms {
             return Err(Error::Invalid(
@@ -137,7 +165,14 @@ impl Channel {
         // Should it be returned: with a number of ours, or, a call, with its id.
         let numbered = arguments.mandatory && !matches!(waiter, Some(Waiter::Call { .. }));
         let deadline = core.core.deadline();
-        let late = || core.timed_out("cannot publish: nothing was sent");
+        let late = || match core.timed_out("cannot publish: nothing was sent") {
+            Error::Timeout { doing, after, reason } if reason.is_empty() => {
+                Error::Timeout { doing, after, reason: SHORT_OF_RESOURCES.into() }
+            }
+            error => error,
+        };
+        let mark = Mark::of(arguments, &message.properties, &message.body);
+        let header = header_frame(&message.properties)? + if numbered { NUMBER_FIELD } else { 0 };
         let weight = (message.body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
         let share = by(deadline, core.shares.clone().acquire_many_owned(weight)).await.ok_or_else(late)?;
         let mut share = share.map_err(|_| Error::Shutdown("channel"))?;
@@ -147,11 +182,12 @@ impl Channel {
                 Some(opening) => opening.clone(),
                 None => by(deadline, core.opening()).await.ok_or_else(late)??,
             };
+            check_header_frame(header, opening.frame_max)?;
             let raw = opening.raw()?;
             // One critical section: the broker numbers messages in the order in which they arrive.
             let _turn = by(deadline, opening.turn()).await.ok_or_else(late)?;
             let unsent = if confirms {
-                match opening.ledger.register(share, waiter) {
+                match opening.ledger.register(share, waiter, mark) {
                     Ok(unsent) => Some(unsent),
                     Err(returned) => {
                         (share, waiter) = returned;
@@ -176,7 +212,7 @@ impl Channel {
                     if let Some(unsent) = unsent {
                         unsent.sent();
                     }
-                    Ok(())
+                    Ok(opening.ledger.clone())
                 }
                 Some(Err(error)) => Err(opening.failed(error).await),
                 None => Err(late()),
@@ -198,13 +234,19 @@ impl Outgoing {
     }
 }
 
-/// Waits until the deadline at most: `None`. A timer costs more than publishing a message, so there is one only where
-/// there is something to wait for.
-async fn by<F: Future>(deadline: Instant, wait: F) -> Option<F::Output> {
-    let mut wait = pin!(wait);
-    match poll_fn(|context| Poll::Ready(wait.as_mut().poll(context))).await {
-        Poll::Ready(outcome) => Some(outcome),
-        Poll::Pending => timeout_at(deadline, wait).await.ok(),
+/// What RabbitMQ would answer by closing the channel or the connection is refused here.
+pub(crate) fn check(arguments: &BasicPublishArguments, properties: &BasicProperties, virtual_host: &str) -> Result<()> {
+    check_name("exchange name", &arguments.exchange)?;
+    check_name("routing key", &arguments.routing_key)?;
+    check_can_be_refused(&arguments.exchange, virtual_host)?;
+    if arguments.immediate {
+        return Err(Error::Invalid("RabbitMQ does not know `immediate` and would close the connection".into()));
+    }
+    match properties.expiration() {
+        Some(expiration) if expiration.parse::<u64>().is_err() => {
+            Err(Error::Invalid(format!("the expiration {expiration:?} is not a number of milliseconds")))
+        }
+        _ => Ok(()),
     }
 }
 

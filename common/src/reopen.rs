@@ -1,6 +1,6 @@
 //! What everything that lives on an AMQP channel has in common: it is opened again, for ever, with pauses.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use backon::ExponentialBackoff;
 use tokio::time::sleep;
@@ -11,6 +11,9 @@ use crate::{
     opening::Opening,
     supervisor::{Core, backoff, long_backoff},
 };
+
+/// A channel that lived this long was a good one: when the broker then refuses a message, it is opened again at once.
+const PROVED: Duration = Duration::from_secs(10);
 
 /// Opens one AMQP channel after the other for its owner, until the owner has to close.
 pub(crate) struct Reopen {
@@ -24,12 +27,17 @@ pub(crate) struct Reopen {
     long_pauses: ExponentialBackoff,
     /// What was warned of last, so that the same trouble is said once.
     said: Option<String>,
+    /// The same of messages that the broker refused.
+    refusal: Option<String>,
+    /// Pauses after such a refusal; none before the first.
+    refusals: Option<ExponentialBackoff>,
 }
 
 impl Reopen {
     pub fn new(core: Arc<Core>, closing: CancellationToken, name: &str, confirms: bool) -> Self {
         let (pauses, long_pauses) = (backoff(&core.options), long_backoff(&core.options));
-        Self { core, closing, name: name.to_owned(), confirms, pauses, long_pauses, said: None }
+        let name = name.to_owned();
+        Self { core, closing, name, confirms, pauses, long_pauses, said: None, refusal: None, refusals: None }
     }
 
     /// The next opening, on whatever connection is then alive; or why RabbitMQ does not allow another channel. `None` when
@@ -80,6 +88,33 @@ impl Reopen {
         tokio::select! {
             () = sleep(pause) => {}
             () = self.closing.cancelled() => {}
+        }
+    }
+
+    /// The broker closed the channel because of a message published on it. The first time it is opened again at once; who
+    /// goes on publishing such messages waits longer each time, because each closed channel costs the connection a number
+    /// (see `link.rs`), and with the last one everything on the connection is lost.
+    pub async fn refused(&mut self, error: &Error, was_told: bool, lived: Duration) {
+        if lived > PROVED {
+            self.refusals = None;
+        }
+        let trouble = error.to_string();
+        // Who waits for the confirm has the error already.
+        if !was_told && self.refusal.as_ref() != Some(&trouble) {
+            tracing::warn!(
+                "channel `{}`: {trouble}; nobody waits for its confirm, so it is told here, once",
+                self.name
+            );
+            self.refusal = Some(trouble);
+        }
+        if let Some(pauses) = &mut self.refusals {
+            let pause = pauses.next().unwrap_or(self.core.options.reconnect_interval);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.closing.cancelled() => {}
+            }
+        } else {
+            self.refusals = Some(backoff(&self.core.options));
         }
     }
 

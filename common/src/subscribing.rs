@@ -38,7 +38,7 @@ const TRIAL: Duration = Duration::from_secs(2);
 
 /// A consumer that stood its trial gets its whole prefetch when it has settled a delivery, or after this time: it may settle
 /// several at once, and wait for them.
-const LONGEST_TRIAL: Duration = Duration::from_secs(30);
+const LONGEST_TRIAL: Duration = Duration::from_secs(10);
 
 /// Where a consumer consumes from at present.
 #[derive(Clone)]
@@ -151,7 +151,9 @@ impl Task {
             if since.elapsed() > SETTLED {
                 reopen.recovered();
             }
-            if let Some(error) = suspicion.weigh(since, &error) {
+            // Whoever has the turn is settling one.
+            let settled = opening.turn.try_lock().map_or(true, |settled| settled.any);
+            if let Some(error) = suspicion.weigh(since, settled, &error) {
                 match first.take() {
                     Some(caller) => drop(caller.send(Err(error))),
                     None => self.shelf.end(Some(error)),
@@ -282,10 +284,12 @@ async fn consume(opening: &Arc<Opening>, wish: &Wish) -> Result<Subscription> {
 async fn subscribe_on_trial(opening: &Arc<Opening>, wish: &Wish, suspicion: &mut Suspicion) -> Result<Subscription> {
     // One consumer at a time: whose connection then breaks is clear.
     let _alone = opening.health.trial.lock().await;
+    let asked = Instant::now();
     let there_are_messages = count_messages(opening, &wish.queue).await? > 0;
+    let answered = asked.elapsed();
     set_prefetch(opening, 1).await?;
     if there_are_messages {
-        suspicion.trial_begins(&wish.queue);
+        suspicion.trial_begins(&wish.queue, answered);
     }
     let mut subscription = consume(opening, wish).await?;
     if there_are_messages {

@@ -41,7 +41,7 @@ where
         check_name("name of an argument or header", name)?;
         let value = value.into().0.map_err(|error| Error::Invalid(format!("`{name}`: {error}")))?;
         let name = name.try_into()?;
-        // Inserting a name twice corrupts amqprs's table (amqprs-notes.md, 12).
+        // Inserting a name twice corrupts amqprs's table (AMQPRS.md, "Header tables").
         table.remove(&name);
         table.insert(name, value);
     }

@@ -75,6 +75,10 @@ impl Master {
 /// quorum queue may count how often, and drop it in the end: see
 /// [`ProcessOptions`](ProcessOptions#how-often-a-message-may-come-back), and give the queue a dead-letter exchange.
 ///
+/// No more tasks run at a time than the prefetch. After a loss of the connection those that still run count, although
+/// RabbitMQ hands them out again. So a handler that hangs takes a place for good, and as many of them as the prefetch stop the
+/// worker (a warning says so): give a handler that may hang a `tokio::time::timeout`.
+///
 /// ```no_run
 /// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 /// use common::{Error, Result, Setup, quorum_queue, tasks::Worker};

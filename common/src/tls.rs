@@ -260,6 +260,9 @@ fn private_key(key: &str, path: &Path) -> Result<PrivateKeyDer<'static>> {
         return Err(unusable(key, path, "its private key is encrypted", decrypt));
     }
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
+        rustls::pki_types::pem::Error::NoItemsFound if key == "certfile" => {
+            unusable(key, path, "there is no private key in it, and the parameter `keyfile` is missing", KEYS)
+        }
         rustls::pki_types::pem::Error::NoItemsFound => unusable(key, path, "there is no private key in it", KEYS),
         error => unusable(key, path, &format!("broken PEM ({error})"), KEYS),
     })

@@ -4,39 +4,52 @@ use std::{future::Future, sync::Arc};
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 
-use crate::{Channel, Error, Result, headers::rebuild, opening::Opening, topology::check_name};
+use crate::{
+    Channel, Error, Result,
+    frame::{check_header_frame, header_frame},
+    headers::rebuild,
+    opening::Opening,
+    publish::check,
+    wait::{by, reads_nothing},
+};
 
 /// The messages of one transaction, given to the function that [`Channel::transaction`] runs.
 pub struct Transaction {
     opening: Arc<Opening>,
+    virtual_host: String,
 }
 
 impl Transaction {
     /// Adds a message. Nobody sees it before the commit.
     ///
     /// # Errors
-    /// [`Lost`](Error::Lost), [`Invalid`](Error::Invalid).
+    /// [`Lost`](Error::Lost), [`Closed`](Error::Closed) when the broker refused an earlier one, [`Invalid`](Error::Invalid),
+    /// [`Timeout`](Error::Timeout) when the broker reads nothing for the operation timeout.
     pub async fn publish(
         &self,
         arguments: BasicPublishArguments,
         mut properties: BasicProperties,
         body: impl Into<Vec<u8>>,
     ) -> Result<()> {
-        check_name("exchange name", &arguments.exchange)?;
-        check_name("routing key", &arguments.routing_key)?;
-        if arguments.immediate || arguments.mandatory {
-            // AMQP leaves open what either does in a transaction.
-            return Err(Error::Invalid("neither `immediate` nor `mandatory` is possible in a transaction".into()));
+        check(&arguments, &properties, &self.virtual_host)?;
+        if arguments.mandatory {
+            // AMQP leaves open what it does in a transaction.
+            return Err(Error::Invalid("`mandatory` is not possible in a transaction".into()));
         }
         rebuild(&mut properties)?;
+        let opening = &self.opening;
+        check_header_frame(header_frame(&properties)?, opening.frame_max)?;
+        let deadline = opening.deadline();
+        let late = || reads_nothing("cannot publish in the transaction".into(), opening.timeout);
         // Nothing may follow the close of a channel.
-        let _turn = self.opening.turn().await;
-        if let Some(reason) = self.opening.ledger.loss.reason() {
+        let _turn = by(deadline, opening.turn()).await.ok_or_else(late)?;
+        if let Some(reason) = opening.ledger.loss.reason() {
             return Err(reason);
         }
-        match self.opening.raw()?.basic_publish(properties, body.into(), arguments).await {
+        let publishing = opening.raw()?.basic_publish(properties, body.into(), arguments);
+        match by(deadline, publishing).await.ok_or_else(late)? {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.opening.failed(error).await),
+            Err(error) => Err(opening.failed(error).await),
         }
     }
 }
@@ -73,7 +86,8 @@ impl Channel {
     {
         let opening = self.extra_opening().await?;
         opening.call(|| "cannot begin a transaction".into(), |raw| async move { raw.tx_select().await }).await?;
-        let outcome = match work(Transaction { opening: opening.clone() }).await {
+        let virtual_host = self.core.core.options.virtual_host.clone();
+        let outcome = match work(Transaction { opening: opening.clone(), virtual_host }).await {
             Ok(value) => {
                 let commit = |raw: amqprs::channel::Channel| async move { raw.tx_commit().await };
                 match opening.call(|| "cannot commit the transaction".into(), commit).await {

@@ -254,6 +254,22 @@ async fn a_broker_that_wants_a_certificate_gets_one_or_says_so() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_broker_without_a_cipher_suite_in_common_is_not_taken_for_one_that_wants_a_certificate() -> Result<()> {
+    let authority = Authority::new("the test's authority")?;
+    let tls = ServerTls {
+        identity: authority.server(&["localhost"])?,
+        authority: authority.certificate().into(),
+        client_certificates: false,
+    };
+    // Key exchange by RSA alone, which rustls does not have.
+    let old = "ssl_options.versions.1 = tlsv1.2\nssl_options.ciphers.1 = AES256-GCM-SHA384";
+    let broker = Broker::builder().tls(tls).configuration(old).start().await?;
+    let port = broker.tls_port().context("no TLS")?;
+    let url = format!("amqps://guest:guest@localhost:{port}?cadata={}", encoded(authority.certificate()));
+    fails(&url, &["cipher suite in common", "ssl_options.ciphers"]).await
+}
+
+#[tokio::test]
 async fn external_without_the_brokers_consent_says_what_to_enable() -> Result<()> {
     let stage = Stage::open().await?;
     let client = stage.authority.client("till")?;

@@ -80,7 +80,7 @@ fn tls() -> impl Strategy<Value = Tls> {
 }
 
 fn options() -> impl Strategy<Value = ConnectOptions> {
-    let times = || (10..86_400_000_u64).prop_map(Duration::from_millis);
+    let times = |most: u64| (10..most).prop_map(Duration::from_millis);
     let connecting = (
         vec((host(), 1..u16::MAX), 1..4),
         "[^\0]{1,30}",
@@ -89,7 +89,7 @@ fn options() -> impl Strategy<Value = ConnectOptions> {
         prop::option::of("(?s).{0,30}"),
     );
     let numbers = (2..u16::MAX, any::<u16>(), any::<bool>());
-    let waiting = (times(), times(), times(), 10..2000_u64);
+    let waiting = (times(120_000), times(3_600_000), times(3_600_000), 10..2000_u64);
     (connecting, numbers, waiting, prop::option::of(tls())).prop_map(
         |((hosts, user, password, virtual_host, name), (heartbeat, interleave, fail_fast), (a, b, c, delay), tls)| {
             let make = || {

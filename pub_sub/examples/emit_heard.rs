@@ -7,7 +7,7 @@ use amqprs::{
     channel::{BasicPublishArguments, ExchangeDeclareArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, cli, escaped};
+use common::{ConnectionManager, Error, Result, cli};
 
 /// Publishes a log message that somebody should hear.
 #[derive(Parser)]
@@ -29,9 +29,7 @@ async fn main() -> Result<()> {
     let to = BasicPublishArguments::new("logs", "").mandatory(true).finish();
     match channel.publish(to, BasicProperties::default(), "info: Can you hear me?").await {
         Ok(()) => println!(" [x] Somebody hears us"),
-        Err(Error::Unroutable(returned)) => {
-            println!(" [.] Nobody hears us: {} {}", returned.code, escaped(&returned.text));
-        }
+        Err(Error::Unroutable(returned)) => println!(" [.] Nobody hears us: {} {}", returned.code, returned.text),
         Err(other) => return Err(other),
     }
 

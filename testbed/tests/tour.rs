@@ -1,9 +1,9 @@
 //! `cargo tour` as a process, on a real RabbitMQ.
 #![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
 
+use std::time::Duration;
 #[cfg(unix)]
 use std::{fs::File, io::Read, process::Stdio};
-use std::time::Duration;
 
 use serde_json::json;
 use testbed::{Broker, Finished, Program, VirtualHost, lesson};

@@ -6,13 +6,16 @@ mod url;
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
-use crate::{Error, Result, Tls};
+use crate::{Error, Result, Tls, escaped};
 
 /// The longest short string of AMQP: a virtual host, a user.
 const LONGEST_NAME: usize = 255;
 
-/// What any deadline or pause may be.
-const TIMES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 60 * 60);
+/// What a deadline or pause may be. More was probably meant in milliseconds.
+const TIMES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60 * 60);
+
+/// What the deadline of connecting may be. RabbitMQ's own documentation gives it in milliseconds.
+const CONNECTING: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(2 * 60);
 
 /// What RFC 8305, section 8, allows between two attempts.
 const DELAYS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(2);
@@ -22,13 +25,14 @@ const DELAYS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::f
 /// The usual way is a URL ([RabbitMQ URI specification](https://www.rabbitmq.com/docs/uri-spec)):
 /// `amqp://user:password@host:port/virtual-host?parameter=value`, or `amqps://` for TLS. Everything may be left out but
 /// the scheme; user, password and virtual host are percent-decoded. The port is 5672, or 5671 with TLS. Several hosts,
-/// `amqp://one:5672,other:5673/`, are tried in that order. Parameters:
+/// `amqp://one:5672,other:5673/`, are tried in that order. A user without a password gets it by
+/// [`password`](Self::password), or connecting fails. Parameters:
 ///
 /// | parameter | meaning | default |
 /// |---|---|---|
 /// | `name` | shown in the management pages and in the broker's log, at most 255 bytes | the program's name |
 /// | `heartbeat` | seconds, 2 to 65535; a silent peer is noticed after two intervals | 60 |
-/// | `connection_timeout` | seconds for name look-up, TCP, TLS and AMQP handshake together, for each host | 10 |
+/// | `connection_timeout` | seconds (not milliseconds) for name look-up, TCP, TLS and AMQP handshake together, for each host | 10 |
 /// | `operation_timeout` | seconds for everything else that waits for the broker | 30 |
 /// | `reconnect_interval` | seconds, such as `0.5`: the longest pause between two attempts | 0.5 |
 /// | `fail_fast` | `1`: the first connection fails at once; `0`: keeps trying | 1 |
@@ -47,7 +51,7 @@ const DELAYS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::f
 /// | `keyfile` | a PEM file with its private key, not encrypted | `certfile` |
 /// | `no_verify_ssl` | `1`: whoever answers is believed to be the broker, and logs a warning each time | 0 |
 ///
-/// A time may be 0.01 seconds to a day. An unknown parameter, one given twice, a value out of range or a file that
+/// A time may be 0.01 seconds to an hour, `connection_timeout` to two minutes. An unknown parameter, one given twice, a value out of range or a file that
 /// cannot be used is an error.
 ///
 /// ```
@@ -113,6 +117,12 @@ impl Host {
             true => inner.parse::<std::net::Ipv6Addr>().is_ok(),
             false => inner.chars().all(|one| one.is_alphanumeric() || "-._".contains(one)),
         };
+        if !inner.is_ascii() {
+            return Err(Error::Invalid(format!(
+                "the host `{}` has characters outside ASCII: write it in its ASCII form, which begins with `xn--`",
+                shown(name)
+            )));
+        }
         if inner.is_empty() || inner.len() > LONGEST_NAME || !fits || (name != inner && !inner.contains(':')) {
             let name = shown(name);
             return Err(Error::Invalid(format!("the host `{name}` is neither a name nor an address")));
@@ -249,16 +259,16 @@ impl ConnectOptions {
     }
 
     /// The deadline of every operation that waits for the broker, such as a declaration or a confirm.
-    /// Default: 30 seconds. Like all times here, 10 milliseconds to a day; beyond, the nearest of these.
+    /// Default: 30 seconds; 10 milliseconds to an hour, beyond, the nearest of these.
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout.clamp(*TIMES.start(), *TIMES.end());
         self
     }
 
     /// The deadline of one attempt to connect to one host: name look-up, TCP, TLS and AMQP handshake.
-    /// Default: 10 seconds.
+    /// Default: 10 seconds; 10 milliseconds to two minutes, beyond, the nearest of these.
     pub fn connection_timeout(mut self, timeout: Duration) -> Self {
-        self.connection_timeout = timeout.clamp(*TIMES.start(), *TIMES.end());
+        self.connection_timeout = timeout.clamp(*CONNECTING.start(), *CONNECTING.end());
         self
     }
 
@@ -305,6 +315,18 @@ impl ConnectOptions {
         Ok(())
     }
 
+    /// Whether there is a password, where one is needed.
+    pub(crate) fn check_password(&self) -> Result<()> {
+        if self.mechanism == Mechanism::Plain && self.password.is_empty() {
+            return Err(Error::Invalid(format!(
+                "there is no password for user `{}`: write it in the URL, as in amqp://user:password@host, or name a file \
+                 with it (--password-file)",
+                shown(&self.user)
+            )));
+        }
+        Ok(())
+    }
+
     fn check_mechanism(&self) -> Result<()> {
         let certificate = self.tls.as_ref().is_some_and(Tls::has_client_certificate);
         if self.mechanism == Mechanism::External && !certificate {
@@ -347,7 +369,8 @@ impl fmt::Display for ConnectOptions {
         let scheme = if self.tls.is_some() { "amqps" } else { "amqp" };
         let virtual_host = if self.virtual_host == "/" { "" } else { &self.virtual_host };
         let separator = if virtual_host.is_empty() { "" } else { "/" };
-        write!(f, "{scheme}://{}:***@{}{separator}{virtual_host}", self.user, self.address())
+        let (user, virtual_host) = (escaped(&self.user), escaped(virtual_host));
+        write!(f, "{scheme}://{user}:***@{}{separator}{virtual_host}", self.address())
     }
 }
 

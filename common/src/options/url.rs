@@ -5,7 +5,9 @@ use std::{fmt::Write as _, str::FromStr, time::Duration};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
-use super::{ConnectOptions, DELAYS, Host, LONGEST_NAME, Mechanism, TIMES, check_password, check_user, shown};
+use super::{
+    CONNECTING, ConnectOptions, DELAYS, Host, LONGEST_NAME, Mechanism, TIMES, check_password, check_user, shown,
+};
 use crate::{Error, Result, Tls};
 
 const PARAMETERS: &str = "auth_mechanism, connection_timeout, fail_fast, happy_eyeballs_delay, heartbeat, interleave, \
@@ -27,13 +29,21 @@ impl FromStr for ConnectOptions {
             return Err(malformed("it must begin with amqp:// or amqps://"));
         }
 
+        if !more_hosts.is_empty() && url.host_str().is_none_or(str::is_empty) {
+            return Err(malformed(EMPTY_HOST));
+        }
         let mut options = Self { hosts: vec![host(&url, usual_port)?], tls, ..Self::default() };
         for more in more_hosts {
+            if more.is_empty() {
+                return Err(malformed(EMPTY_HOST));
+            }
             options.hosts.push(host(&parse(&format!("amqp://{more}"))?, usual_port)?);
         }
         if !url.username().is_empty() {
             options.user = decode(url.username(), "user")?;
             check_user(&options.user)?;
+            // Never the usual one: that is the password of another user.
+            options.password.clear();
         }
         if let Some(password) = url.password() {
             options.password = decode(password, "password")?;
@@ -71,7 +81,7 @@ impl ConnectOptions {
             "name" if value.len() <= LONGEST_NAME => self.name = Some(value.into()),
             "name" => return Err(invalid(key, value, "at most 255 bytes")),
             "heartbeat" => self.heartbeat = number(key, value, 2)?,
-            "connection_timeout" => self.connection_timeout = seconds(key, value, TIMES)?,
+            "connection_timeout" => self.connection_timeout = seconds(key, value, CONNECTING)?,
             "operation_timeout" => self.operation_timeout = seconds(key, value, TIMES)?,
             "reconnect_interval" => self.reconnect_interval = seconds(key, value, TIMES)?,
             "fail_fast" => self.fail_fast = flag(key, value)?,
@@ -149,6 +159,9 @@ impl ConnectOptions {
     }
 }
 
+/// Programs once took it for `localhost`, which would get the password.
+const EMPTY_HOST: &str = "one of its hosts is empty; between commas stand names or addresses";
+
 /// The URL itself is in no message: it may hold a password.
 fn malformed(reason: &str) -> Error {
     Error::Invalid(format!(
@@ -159,6 +172,10 @@ fn malformed(reason: &str) -> Error {
 fn parse(text: &str) -> Result<Url> {
     Url::parse(text).map_err(|error| match error {
         url::ParseError::RelativeUrlWithoutBase => malformed("it must begin with amqp:// or amqps://"),
+        url::ParseError::InvalidIpv6Address if text.contains('%') => malformed(
+            "an IPv6 address with a zone (`%eth0`) cannot stand in it; give the address a name in this machine's hosts file, \
+             and use that",
+        ),
         error => malformed(&error.to_string()),
     })
 }
@@ -229,7 +246,7 @@ fn seconds(key: &str, value: &str, allowed: std::ops::RangeInclusive<Duration>) 
     let time = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     time.filter(|time| allowed.contains(time)).ok_or_else(|| {
         let (least, most) = (allowed.start().as_secs_f64(), allowed.end().as_secs_f64());
-        invalid(key, value, &format!("seconds from {least} to {most}"))
+        invalid(key, value, &format!("seconds (not milliseconds) from {least} to {most}"))
     })
 }
 

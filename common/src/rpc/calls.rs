@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use crate::{Delivery, Error, Message, Result, escaped, opening::Opening, subscribing::Place};
+use crate::{Delivery, Error, Message, Result, opening::Opening, subscribing::Place};
 
 #[derive(Default)]
 pub(super) struct Calls {
@@ -93,7 +93,7 @@ impl Calls {
             Some(caller) => {
                 let _ = caller.send(Ok(message));
             }
-            None => tracing::debug!("a reply that nobody waits for is thrown away (correlation id {:?})", escaped(id)),
+            None => tracing::debug!("a reply that nobody waits for is thrown away (correlation id {id:?})"),
         }
     }
 

@@ -15,7 +15,10 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{TYPE_ERROR, calls::Calls};
-use crate::{Channel, Consumer, Error, Message, RemoteError, Result, Setup, ledger::Waiter, publish::Outgoing};
+use crate::{
+    Channel, Consumer, Error, Message, RemoteError, Result, Setup, ledger::Waiter, publish::Outgoing,
+    unconfirmed::SILENCE, wait::SHORT_OF_RESOURCES,
+};
 
 /// Calls remote procedures and matches each reply to its call, by correlation id, on one reply queue.
 ///
@@ -84,7 +87,8 @@ impl RpcClient {
     /// # Errors
     /// - [`Remote`](Error::Remote): the server answered with an error.
     /// - [`Unroutable`](Error::Unroutable): there is no such queue.
-    /// - [`Timeout`](Error::Timeout): no reply in time.
+    /// - [`Timeout`](Error::Timeout): no reply in time. The text names the likely cause: no server, one that does not copy the
+    ///   `correlation_id`, a RabbitMQ without memory, or no connection.
     /// - [`Lost`](Error::Lost), [`Unconfirmed`](Error::Unconfirmed): the connection was lost meanwhile; the server may or
     ///   may not have done the work.
     pub async fn call(&self, queue: &str, body: impl Into<Vec<u8>>, patience: Duration) -> Result<Message> {
@@ -112,8 +116,7 @@ impl RpcClient {
     ) -> Result<Message> {
         let since = Instant::now();
         let foreign = self.calls.foreign();
-        // The channel keeps one of the two until the request is confirmed.
-        let (unconfirmed, mut is_sent) = (Arc::new(()), false);
+        let mut sent = None;
         let exchange = async {
             let mut call = self.calls.register().await?;
             let mut properties = properties(&call.reply_to, patience.saturating_sub(since.elapsed()))?;
@@ -123,43 +126,32 @@ impl RpcClient {
                 true => Some(call.opening.upgrade().ok_or(Error::lost("the reply channel went with it"))?),
                 false => None,
             };
-            let (calls, id, kept) = (self.calls.clone(), call.id, unconfirmed.clone());
-            let fail = move |error| {
-                drop(kept);
-                calls.fail(&id, error);
-            };
-            let failed = Waiter::Call { id, fail: Box::new(fail) };
+            let (calls, id) = (self.calls.clone(), call.id);
+            let failed = Waiter::Call { id, fail: Box::new(move |error| calls.fail(&id, error)) };
             let asked = self.channel.send(opening.as_ref(), Some(failed), Outgoing::new(to, properties, body));
             // The reply queue may go while the request waits for a connection.
             tokio::select! {
                 biased;
                 reply = &mut call.reply => reply,
                 asked = asked => {
-                    asked?;
-                    is_sent = true;
+                    sent = Some(asked?);
                     (&mut call.reply).await
                 }
             }
             .unwrap_or(Err(Error::Shutdown("RPC client")))
         };
         timeout(patience, exchange).await.unwrap_or_else(|_| {
-            Err(Error::Timeout {
-                doing: format!("the call to queue `{queue}` failed"),
-                after: patience,
-                reason: match self.calls.foreign() - foreign {
-                    0 if !is_sent => self.why_not_sent(),
-                    0 if Arc::strong_count(&unconfirmed) > 1 => {
-                        "RabbitMQ has not even confirmed the request: when it is short of memory or disk it takes no \
-                         messages; `rabbitmqctl status` shows its alarms"
-                            .into()
-                    }
-                    0 => "is a server running, and not too busy?".into(),
-                    count => format!(
-                        "meanwhile {count} came without a request's `correlation_id`: the server has to copy it into its \
-                         reply"
-                    ),
-                },
-            })
+            let reason = match (self.calls.foreign() - foreign, sent) {
+                (0, None) => self.why_not_sent(),
+                (0, Some(ledger)) if ledger.is_silent_for(SILENCE.min(patience / 2)) => {
+                    format!("the request is not even confirmed: {SHORT_OF_RESOURCES}")
+                }
+                (0, Some(_)) => "is a server running, and not too busy?".into(),
+                (count, _) => format!(
+                    "meanwhile {count} came without a request's `correlation_id`: the server has to copy it into its reply"
+                ),
+            };
+            Err(Error::Timeout { doing: format!("the call to queue `{queue}` failed"), after: patience, reason })
         })
     }
 

@@ -1,18 +1,23 @@
 //! What `common` promises, against a real RabbitMQ: one broker for all, a virtual host for each test.
 
+mod alarms;
 mod cancelled;
+mod connection_limits;
 mod consuming;
 mod cutting;
 mod dangers;
 mod declaring;
+mod getting;
 mod json_rpc;
 mod leftovers;
 mod limits;
 mod logins;
+mod logs;
 mod managing;
 mod permissions;
 mod publishing;
 mod recovering;
+mod refusals;
 mod restarting;
 mod returning;
 mod rpc;

@@ -8,13 +8,17 @@ use amqprs::{
 };
 use anyhow::{Context, Result, ensure};
 use common::{
-    Error, Message, ProcessOptions, Setup,
+    ConnectionManager, Error, Message, ProcessOptions, Setup,
     rpc::{RpcClient, RpcServer},
+    table,
 };
-use testbed::stranger::{Letter, MOST_ARRAYS, MOST_TABLES, arrays, long, short, tables};
+use testbed::{
+    Broker,
+    stranger::{Letter, MOST_ARRAYS, MOST_TABLES, arrays, long, short, tables},
+};
 use tokio::time::timeout;
 
-use crate::{Bench, consume, expect_empty, expect_in, next, plain, queue, table, to};
+use crate::{Bench, consume, expect_empty, expect_in, next, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -138,7 +142,7 @@ async fn a_deep_header_is_not_sent() -> Result<()> {
         (1..levels).try_fold(FieldArray::new(), |inside, _| FieldArray::try_from(vec![FieldValue::A(inside)]))
     };
     let properties = |levels| -> Result<BasicProperties> {
-        Ok(plain().with_headers(table(&[("a", FieldValue::A(nested(levels)?))])?).finish())
+        Ok(plain().with_headers(table([("a", FieldValue::A(nested(levels)?))])?).finish())
     };
     channel.publish(to("q"), properties(64)?, "as deep as may be").await?;
     let message = channel.get(BasicGetArguments::new("q").no_ack(true).finish()).await?.context("empty")?;
@@ -286,4 +290,17 @@ async fn a_body_is_shown_on_one_line_and_read_as_it_came() -> Result<()> {
     let seen = |message: Message| async move { Err::<(), _>(message.text()) };
     delivery.process(ProcessOptions::default(), seen).await?;
     expect_empty(&channel, "q").await
+}
+
+/// The stack for a frame's headers has its bound.
+#[tokio::test]
+async fn a_broker_that_allows_frames_of_any_size_is_refused_in_one_sentence() -> Result<()> {
+    let broker = Broker::builder().configuration("frame_max = 0").start().await?;
+    let host = broker.virtual_host().await?;
+    let connections = ConnectionManager::new(host.url().parse()?);
+    let error = connections.channel("test").await.err().context("it was taken")?.to_string();
+    for part in ["it allows frames of any size", "set `frame_max` in rabbitmq.conf to 1048576 or less"] {
+        ensure!(error.contains(part), "{error}");
+    }
+    Ok(())
 }

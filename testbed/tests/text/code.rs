@@ -65,6 +65,12 @@ pub fn check(block: &Block, sources: &[Source]) -> Result<(), String> {
     }
 }
 
+/// What a change takes away, as a Rust block.
+pub fn taken_away(change: &Block) -> Block {
+    let lines: Vec<&str> = change.text.lines().filter_map(|line| line.strip_prefix('-')).collect();
+    Block { text: lines.join("\n…\n"), ..change.clone() }
+}
+
 /// A line that stands for lines left out.
 fn is_elision(line: &str) -> bool {
     ["…", "// …"].contains(&line.trim())

@@ -29,8 +29,13 @@ fn every_rust_block_stands_in_the_programs() -> Result<()> {
     let mut failures = String::new();
     for document in documents()? {
         let sources = code::sources(&document)?;
-        for block in document.blocks.iter().filter(|block| block.language.as_deref() == Some("rust")) {
-            if let Err(error) = code::check(block, &sources) {
+        for block in &document.blocks {
+            let checked = match block.language.as_deref() {
+                Some("rust") => code::check(block, &sources),
+                Some("diff") => code::check(&code::taken_away(block), &sources),
+                _ => Ok(()),
+            };
+            if let Err(error) = checked {
                 failures += &format!("\n{}:{}: {error}\n", document.path.display(), block.line);
             }
         }

@@ -1,0 +1,175 @@
+//! Which of several messages did the broker refuse?
+//!
+//! RabbitMQ takes the messages of a channel in order. When it refuses one, it closes the channel and ignores all that
+//! follow. It does not say which one it was, but its words name the exchange, the size or the user of that message. So
+//! each message on its way leaves a mark here that can be compared with those words.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+};
+
+use amqprs::{BasicProperties, channel::BasicPublishArguments};
+
+use crate::{Error, Result};
+
+/// So many bytes of a name count. RabbitMQ cuts its words at 255 bytes, and with them a long name at their end.
+const COMPARED: usize = 100;
+
+/// RabbitMQ's answer to a message for a missing exchange repeats its name, and is cut at 255 bytes. With letters that are
+/// not ASCII in it, that ends the connection and every channel on it (3.10: cut inside a letter, it is not UTF-8, and amqprs
+/// gives up; 4.3: always, 541).
+pub(crate) fn check_can_be_refused(exchange: &str, virtual_host: &str) -> Result<()> {
+    let words = ["NOT_FOUND - no exchange '", exchange, "' in vhost '", virtual_host, "'"];
+    if words.iter().map(|word| word.len()).sum::<usize>() <= 255 || words.iter().all(|word| word.is_ascii()) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "the exchange name is {} bytes long and not ASCII: if there is no such exchange, RabbitMQ cannot say so, and ends \
+         the whole connection; use a shorter name",
+        exchange.len()
+    )))
+}
+
+/// What the broker's words can say of a message. Hashes, so that a message on its way costs no copy of its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    exchange: u64,
+    routing_key: u64,
+    user_id: u64,
+    size: usize,
+}
+
+impl Mark {
+    pub fn of(arguments: &BasicPublishArguments, properties: &BasicProperties, body: &[u8]) -> Self {
+        Self {
+            exchange: hash(&arguments.exchange),
+            routing_key: hash(&arguments.routing_key),
+            user_id: properties.user_id().map_or(0, |user| hash(user)),
+            size: body.len(),
+        }
+    }
+}
+
+fn hash(name: &str) -> u64 {
+    if name.is_empty() {
+        return 0;
+    }
+    let mut hasher = DefaultHasher::new();
+    name.as_bytes()[..name.len().min(COMPARED)].hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What the broker said of the message that it refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Clue {
+    Exchange(u64),
+    Topic { exchange: u64, routing_key: u64 },
+    Size(usize),
+    UserId(u64),
+}
+
+impl Clue {
+    /// Reads the reply text. `None`: it does not say which message it means.
+    pub fn in_words(text: &str) -> Option<Self> {
+        if let Some((_, rest)) = text.split_once("message size ") {
+            let digits = rest.split(' ').next()?;
+            return digits.parse().ok().map(Self::Size);
+        }
+        if let Some((_, rest)) = text.split_once("user_id property set to '") {
+            return quoted(rest, "' but authenticated").map(Self::UserId);
+        }
+        if let Some((_, rest)) = text.split_once("access to topic '") {
+            let (routing_key, rest) = rest.split_once("' in exchange '")?;
+            return quoted(rest, "' in vhost '")
+                .map(|exchange| Self::Topic { exchange, routing_key: hash(routing_key) });
+        }
+        let (_, rest) = text.split_once("exchange '")?;
+        quoted(rest, "' in vhost '").map(Self::Exchange)
+    }
+
+    pub fn fits(&self, mark: &Mark) -> bool {
+        match *self {
+            Self::Exchange(exchange) => mark.exchange == exchange,
+            Self::Topic { exchange, routing_key } => (mark.exchange, mark.routing_key) == (exchange, routing_key),
+            Self::Size(size) => mark.size == size,
+            Self::UserId(user) => mark.user_id == user,
+        }
+    }
+}
+
+/// The name that ends before `end`, or, of a text that was cut, as much of it as is compared.
+fn quoted(text: &str, end: &str) -> Option<u64> {
+    match text.rsplit_once(end) {
+        // What is called "" on the wire has this name in RabbitMQ's words.
+        Some(("amq.default", _)) => Some(hash("")),
+        Some((name, _)) => Some(hash(name)),
+        None => text.is_char_boundary(COMPARED).then(|| hash(text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(exchange: &str, key: &str, user: &str, size: usize) -> Mark {
+        let mut properties = BasicProperties::default();
+        if !user.is_empty() {
+            properties.with_user_id(user);
+        }
+        Mark::of(&BasicPublishArguments::new(exchange, key), &properties, &vec![0; size])
+    }
+
+    /// The words of RabbitMQ 3.10.8 and 4.3.6.
+    #[test]
+    fn the_words_of_the_broker_tell_which_message_it_refused() {
+        let long = "n".repeat(240);
+        let cut = format!("NOT_FOUND - no exchange '{}...", &long[..227]);
+        for (text, guilty, innocent) in [
+            ("NOT_FOUND - no exchange 'a'b' in vhost '/'", mark("a'b", "", "", 0), mark("a", "", "", 0)),
+            (&cut, mark(&long, "", "", 0), mark("n", "", "", 0)),
+            (
+                "ACCESS_REFUSED - write access to exchange 'x' in vhost 'v' refused for user 'u'",
+                mark("x", "", "", 0),
+                mark("v", "", "", 0),
+            ),
+            (
+                "ACCESS_REFUSED - access to exchange 'amq.default' in vhost 'v' refused for user 'u'",
+                mark("", "q", "", 0),
+                mark("v", "q", "", 0),
+            ),
+            (
+                "ACCESS_REFUSED - write access to topic 'k.l' in exchange 't' in vhost 'v' refused for user 'u'",
+                mark("t", "k.l", "", 0),
+                mark("t", "k", "", 0),
+            ),
+            (
+                "ACCESS_REFUSED - cannot publish to internal exchange 'x' in vhost 'v'",
+                mark("x", "", "", 0),
+                mark("", "x", "", 0),
+            ),
+            (
+                "PRECONDITION_FAILED - message size 17 is larger than configured max size 16",
+                mark("", "q", "", 17),
+                mark("", "q", "", 16),
+            ),
+            (
+                "PRECONDITION_FAILED - user_id property set to 'a' but authenticated user was 'b'",
+                mark("", "q", "a", 0),
+                mark("", "q", "b", 0),
+            ),
+        ] {
+            let clue = Clue::in_words(text).expect(text);
+            assert!(clue.fits(&guilty), "{text}: {clue:?} {guilty:?}");
+            assert!(!clue.fits(&innocent), "{text}: {clue:?} {innocent:?}");
+        }
+    }
+
+    #[test]
+    fn words_that_tell_nothing_accuse_nobody() {
+        for text in ["", "INTERNAL_ERROR", "NOT_FOUND - no exchange 'short...", "PRECONDITION_FAILED - message size x"]
+        {
+            assert_eq!(Clue::in_words(text), None, "{text}");
+        }
+    }
+}
