@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, ExchangeDeclareArguments, QueueDeclareArguments};
+use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueDeclareArguments};
 use anyhow::{Context, Result, ensure};
 use common::{ConnectOptions, ConnectionManager, Error};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
@@ -194,21 +194,27 @@ async fn a_port_that_accepts_and_says_nothing_is_an_error_in_time() -> Result<()
     Ok(())
 }
 
-/// RabbitMQ closes the whole connection over a prefetch in bytes, which it does not have.
+/// RabbitMQ closes the whole connection over a type of exchange that it does not know.
 #[tokio::test]
 async fn a_setup_over_which_the_connection_is_closed_each_time_fails_soon() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     let refused = |outcome: common::Result<()>| match outcome {
-        Err(error @ Error::Lost { code: Some(540), .. }) if error.to_string().contains("prefetch_size") => Ok(()),
+        Err(error @ (Error::Lost { code: Some(503), .. } | Error::Closed { code: 503, .. }))
+            if error.to_string().contains("no-such-type") =>
+        {
+            Ok(())
+        }
         outcome => Err(anyhow::anyhow!("{outcome:?}")),
     };
     let soon = Duration::from_secs(5);
-    let in_bytes = || BasicQosArguments::new(1, 0, false);
-    refused(channel.basic_qos(in_bytes()).await)?;
-    refused(timeout(soon, channel.setup(move |channel| async move { channel.basic_qos(in_bytes()).await })).await?)?;
+    let unknown = || ExchangeDeclareArguments::new("e", "no-such-type");
+    refused(channel.exchange_declare(unknown()).await)?;
+    refused(
+        timeout(soon, channel.setup(move |channel| async move { channel.exchange_declare(unknown()).await })).await?,
+    )?;
     let consumer = channel.consume(move |channel| async move {
-        channel.basic_qos(in_bytes()).await?;
+        channel.exchange_declare(unknown()).await?;
         Ok(BasicConsumeArguments::default())
     });
     refused(timeout(soon, consumer).await?.map(drop))?;
