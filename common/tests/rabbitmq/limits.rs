@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use amqprs::channel::{BasicConsumeArguments, QueueDeclareArguments};
 use anyhow::{Context, Result, ensure};
-use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Error, rpc::RpcServer};
+use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Error, Setup, rpc::RpcServer};
 use serde_json::json;
 use testbed::Broker;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::time::timeout;
 
 use crate::{Bench, consume, expect_in, filled, next, plain, queue, to};
 
 /// Far less than the operation timeout, and room for a busy machine.
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(20);
 
 async fn soon<T>(what: &str, work: impl Future<Output = T>) -> Result<T> {
     timeout(SOON, work).await.with_context(|| format!("{what}: not within {SOON:?}"))
@@ -96,14 +96,9 @@ async fn every_channel_that_the_broker_allows_can_be_used_and_one_more_fails_at_
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_and_forty_seven_names_are_channels_and_the_next_fails_at_once() -> Result<()> {
     let bench = Bench::new().await?;
-    let mut tasks = JoinSet::new();
-    for number in 0..2047 {
-        let connections = bench.connections.clone();
-        tasks.spawn(async move { connections.channel(&number.to_string()).await });
-    }
     let mut channels = Vec::new();
-    while let Some(channel) = tasks.join_next().await {
-        channels.push(channel??);
+    for number in 0..2047 {
+        channels.push(bench.connections.channel(&number.to_string()).await?);
     }
     let since = Instant::now();
     at_limit(2047, bench.connections.channel("more").await.map(drop))?;
@@ -115,31 +110,30 @@ async fn two_thousand_and_forty_seven_names_are_channels_and_the_next_fails_at_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_with_too_many_channels_hears_it_in_the_brokers_words() -> Result<()> {
+    // RabbitMQ counts a channel a moment after it is open, and may let one pass.
     let mut refused = 0;
-    for _ in 0..10 {
+    for round in 0..10 {
         let bench = Bench::new().await?;
         bench.host.put(&format!("/api/user-limits/{}/max-channels", bench.host.name()), json!({"value": 1})).await?;
         let channel = bench.channel().await?;
-        let by_broker = |error: &Error| {
-            let text = error.to_string();
-            text.contains("cannot open a channel: 530 NOT_ALLOWED")
-                && text.contains("channels")
-                && text.contains("limit")
+        let requests = |channel: Setup| async move {
+            channel.queue_declare(queue("q")).await?;
+            Ok(BasicConsumeArguments::new("q", ""))
         };
-        let consumer = soon("a consumer", consume(&channel, "q", false)).await?;
-        if let Err(error) = consumer {
-            ensure!(error.downcast_ref().is_some_and(by_broker), "{error}");
-            refused += 1;
-        }
-        let requests = |_| async { Ok(BasicConsumeArguments::new("q", "")) };
-        if let Err(error) = soon("a server", RpcServer::new(&channel, requests)).await? {
-            ensure!(by_broker(&error), "{error}");
+        let error = match round % 2 {
+            0 => soon("a consumer", channel.consume(requests)).await?.err(),
+            _ => soon("a server", RpcServer::new(&channel, requests)).await?.err(),
+        };
+        if let Some(error) = error {
+            let text = error.to_string();
+            ensure!(text.contains("cannot open a channel: 530 NOT_ALLOWED"), "{text}");
+            ensure!(text.contains("channels") && text.contains("limit"), "{text}");
             refused += 1;
         }
         soon("closing", bench.connections.close_all()).await??;
     }
-    println!("{refused} of 20 refused");
-    ensure!(refused >= 10, "only {refused} of 20 were refused");
+    println!("{refused} of 10 refused");
+    ensure!(refused >= 5, "only {refused} of 10 were refused");
     Ok(())
 }
 
