@@ -268,16 +268,12 @@ impl Receipt {
         }
         Ok(Settlement::Sent)
     }
-}
 
-impl Receipt {
     /// The broker reads nothing. The error says so, and no other warning has to.
     fn stuck(&mut self, opening: &Opening) -> Error {
         self.opening = None;
-        reads_nothing(
-            format!("cannot settle delivery {}, which stays unacknowledged", self.delivery_tag),
-            opening.timeout,
-        )
+        let doing = format!("cannot settle delivery {}, which stays unacknowledged", self.delivery_tag);
+        reads_nothing(doing, opening.timeout)
     }
 }
 

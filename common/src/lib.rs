@@ -151,7 +151,8 @@
 //! # What is bounded
 //!
 //! Every call may be dropped at any point, and has a deadline ([`ConnectOptions::operation_timeout`]). On each channel
-//! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A consumer with manual acknowledgement has a prefetch
+//! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A message that is given up after the deadline still
+//! counts, because it may be in a buffer on the way; when there is nothing else, the channel is opened anew. A consumer with manual acknowledgement has a prefetch
 //! of 100 unless its setup chooses one; with automatic acknowledgement nothing bounds what the broker sends, as AMQP has
 //! it. An RPC server and a worker run no more handlers at a time than their prefetch, even after losses. A peer that
 //! stops reading keeps one socket and its tasks of amqprs until the connection manager is closed or dropped: amqprs cannot
@@ -160,7 +161,8 @@
 //! # What is refused here
 //!
 //! What would make RabbitMQ close the connection, or leave the program in the dark: `immediate`, `no_wait`, names over 255
-//! bytes, a heartbeat of 0 or 1 second. `channel.flow` is not offered at all: RabbitMQ refuses to stop a consumer that
+//! bytes, a heartbeat of 0 or 1 second, properties and headers larger than a frame, an expiration that is not a number, an
+//! exchange name of more than some 200 bytes that is not ASCII. `channel.flow` is not offered at all: RabbitMQ refuses to stop a consumer that
 //! way, prefetch does it.
 
 #![deny(missing_docs)]

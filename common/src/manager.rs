@@ -26,6 +26,10 @@ const LAST_ACKS: Duration = Duration::from_secs(1);
 /// Cheap to clone; all clones share the connection. Nothing is dialled before the first channel is asked for.
 /// After a loss the connection comes back by itself, with everything that the channels' setups declare.
 ///
+/// A program that publishes and consumes should have two, one for each: while RabbitMQ is short of memory or disk, it
+/// [reads nothing](https://www.rabbitmq.com/docs/alarms) from a connection that publishes. Consumers on the same connection
+/// cannot acknowledge then, and soon get nothing more.
+///
 /// Call [`close_all`](Self::close_all) at the end. Dropping the last clone, and the channels and consumers made
 /// from it, ends the tasks and the connection too, but does not wait for anything.
 ///

@@ -20,8 +20,8 @@ const COMPARED: usize = 100;
 /// not ASCII in it, that ends the connection and every channel on it (3.10: cut inside a letter, it is not UTF-8, and amqprs
 /// gives up; 4.3: always, 541).
 pub(crate) fn check_can_be_refused(exchange: &str, virtual_host: &str) -> Result<()> {
-    let words = || format!("NOT_FOUND - no exchange '{exchange}' in vhost '{virtual_host}'");
-    if exchange.len() < COMPARED || (exchange.is_ascii() && virtual_host.is_ascii()) || words().len() <= 255 {
+    let words = ["NOT_FOUND - no exchange '", exchange, "' in vhost '", virtual_host, "'"];
+    if words.iter().map(|word| word.len()).sum::<usize>() <= 255 || words.iter().all(|word| word.is_ascii()) {
         return Ok(());
     }
     Err(Error::Invalid(format!(

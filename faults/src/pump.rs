@@ -154,7 +154,8 @@ impl Shared {
                 Ok(()) => {}
                 Err(Error::Unroutable(_)) => progress.unroutable += 1,
                 // What a caller has to expect while things break, and while a broker takes its time to stop.
-                Err(Error::Unconfirmed { .. } | Error::Lost { .. } | Error::Timeout { .. }) => {}
+                Err(Error::Unconfirmed { .. } | Error::Ignored { .. } | Error::Lost { .. } | Error::Timeout { .. }) => {
+                }
                 Err(Error::Nacked | Error::Shutdown(_) | Error::Closed { code: 404, .. }) => {}
                 Err(error) => progress.unexpected = Some(error.to_string()),
             }

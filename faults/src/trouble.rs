@@ -49,7 +49,7 @@ impl Stash {
 pub async fn close_by_publishing(channel: &Channel) -> Result<()> {
     let missing = BasicPublishArguments::new("missing", "");
     match channel.publish(missing, amqprs::BasicProperties::default(), "x").await {
-        // With others in flight the broker does not say which message it means.
+        // The connection may be cut before the answer comes.
         Err(Error::Closed { code: 404, .. } | Error::Unconfirmed { .. }) => Ok(()),
         other => bail!("published to a missing exchange: {other:?}"),
     }

@@ -122,7 +122,7 @@ impl Accounts {
             Error::Unconfirmed { .. } => count(&self.figures.unconfirmed),
             Error::Timeout { .. } => count(&self.figures.timeout),
             // 404: what the faults make the broker close channels with.
-            Error::Lost { .. } | Error::Closed { code: 404, .. } => count(&self.figures.lost),
+            Error::Lost { .. } | Error::Ignored { .. } | Error::Closed { code: 404, .. } => count(&self.figures.lost),
             error => self.violation(format!("an error that nobody can expect: {error}")),
         }
     }
