@@ -92,7 +92,7 @@ async fn settling_and_publishing_end_in_time_when_the_broker_reads_nothing() -> 
     filled(&filling.channel("fill").await?, "q", (0..DELIVERIES).map(|number| number.to_string())).await?;
     filling.close_all().await?;
 
-    let connections = ConnectionManager::new(options.operation_timeout(Duration::from_secs(1)));
+    let connections = ConnectionManager::new(options.operation_timeout(Duration::from_secs(5)));
     let channel = connections.channel("test").await?;
     let subscribe = |channel: common::Setup| async move {
         channel.basic_qos(BasicQosArguments::new(0, 0, false)).await?;
