@@ -105,7 +105,7 @@
 //!
 //! | | afterwards | what a caller sees |
 //! |---|---|---|
-//! | the connection | dialled again, host after host, with growing pauses up to `reconnect_interval` | [`Event::Lost`], [`Event::Recovered`]; one warning in the log |
+//! | the connection | dialled again, host after host, with growing pauses up to `reconnect_interval`, or to 30 s while RabbitMQ refuses the login | [`Event::Lost`], [`Event::Recovered`]; one warning in the log |
 //! | a channel | opened again in confirm mode, after its [`setup`](Channel::setup) steps ran in order | calls wait, up to their deadline |
 //! | what a setup declares | declared again, by running the setup | nothing; a failure is logged and retried |
 //! | what was declared outside a setup | only what the broker kept: durable yes, exclusive and auto-delete no | [`Error::Closed`] with 404 |
@@ -153,8 +153,8 @@
 //!   another queue, under another name, and empty.
 //! - With automatic acknowledgement RabbitMQ forgets a message as soon as it sends it. It is lost when the connection breaks
 //!   on the way, or when you drop the [`Consumer`]; and when you drop a [`Channel::get`] with `no_ack` half-way.
-//! - After RabbitMQ has closed 1,500 channels of a connection (each over an error, such as a 404), the connection is
-//!   renewed, because amqprs never uses their numbers again. That is a loss as any other.
+//! - When RabbitMQ has closed so many channels of a connection (each over an error, such as a 404) that no number is left for
+//!   another one, the connection is renewed, because amqprs never uses their numbers again. That is a loss as any other.
 //! - A [`Delivery`] that you drop without settling it stays unacknowledged until its channel closes, and counts against the
 //!   prefetch meanwhile. A consumer that has dropped as many as its prefetch receives nothing any more.
 //!
@@ -179,6 +179,7 @@
 //! | [`Nacked`](Error::Nacked) | refused | try later: a queue is full, or failing |
 //! | [`Unconfirmed`](Error::Unconfirmed) | yes, outcome unknown | repeat it if twice does no harm |
 //! | [`Ignored`](Error::Ignored) | yes, and did not arrive | send it again: another message on its channel was refused before it |
+//! | [`ChannelLimit`](Error::ChannelLimit) | no | use fewer channels and consumers, or another connection manager |
 //! | [`Timeout`](Error::Timeout) | a message: no; a question: without an answer | see the likely cause in its text |
 //! | [`Stale`](Error::Stale) | no | use a current [`Setup`], not one kept from before a loss |
 //! | [`Invalid`](Error::Invalid) | no | mend the argument |
@@ -190,8 +191,8 @@
 //!
 //! Every call may be dropped at any point, and has a deadline ([`ConnectOptions::operation_timeout`]). On each channel
 //! 8,192 messages or 16 MiB may be unconfirmed, then publishing waits. A message that is given up after the deadline still
-//! counts, because it may be in a buffer on the way; when there is nothing else, the channel is opened anew. A consumer with manual acknowledgement has a prefetch
-//! of 100 unless its setup chooses one; with automatic acknowledgement nothing bounds what the broker sends, as AMQP has
+//! counts, because it may be in a buffer on the way; when there is nothing else, the channel is opened anew. A consumer with
+//! manual acknowledgement has a prefetch of 100 unless its setup chooses one; with automatic acknowledgement nothing bounds what the broker sends, as AMQP has
 //! it. An RPC server and a worker run no more handlers at a time than their prefetch, even after losses. A peer that
 //! stops reading keeps one socket and its tasks of amqprs until the connection manager is closed or dropped: amqprs cannot
 //! abort a write.
