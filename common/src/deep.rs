@@ -21,8 +21,9 @@ use futures_util::FutureExt;
 use tokio::{sync::mpsc, task::unconstrained};
 
 use crate::{
-    ConnectOptions, Error, Result, escaped,
+    Error, Result, escaped,
     headers::{MOST_LEVELS, is_too_deep},
+    options::Host,
 };
 
 /// The largest frame that may be negotiated; RabbitMQ's default is 131,072 bytes.
@@ -37,8 +38,8 @@ const LEAST_FRAME: u32 = 4096;
 
 /// amqprs takes the broker's largest frame as it is offered. 0 stands for any size, which its encoder cannot bear either:
 /// nor a size that leaves no room for content.
-pub(crate) fn check_frame_max(frame_max: u32, options: &ConnectOptions) -> Result<()> {
-    let address = options.address();
+pub(crate) fn check_frame_max(frame_max: u32, host: &Host) -> Result<()> {
+    let address = host.to_string();
     if (LEAST_FRAME..=MOST_FRAME).contains(&frame_max) {
         return Ok(());
     }
@@ -178,9 +179,10 @@ mod tests {
     #[test]
     fn frames_are_bounded() {
         let options = ConnectOptions::default();
-        assert!([4096, 131_072, MOST_FRAME].iter().all(|size| check_frame_max(*size, &options).is_ok()));
+        let host = &options.hosts[0];
+        assert!([4096, 131_072, MOST_FRAME].iter().all(|size| check_frame_max(*size, host).is_ok()));
         for (size, shown) in [(0, "any size"), (MOST_FRAME + 1, "1048577 bytes")] {
-            let refusal = check_frame_max(size, &options).err().map(|error| error.to_string()).unwrap_or_default();
+            let refusal = check_frame_max(size, host).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(refusal.contains(shown), "{refusal}");
         }
     }

@@ -17,6 +17,7 @@ use tokio_rustls::{TlsConnector, rustls::ClientConfig};
 
 use crate::{
     ConnectOptions, Error, Result,
+    deep::check_frame_max,
     diagnosis::{diagnose, usual_port},
     options::{Host, Mechanism},
 };
@@ -35,7 +36,7 @@ pub(crate) async fn dial(options: &ConnectOptions) -> Result<Connection> {
     let tls = client_config(options).await?;
     let mut failure = Error::Invalid("there is no host to connect to".into());
     for host in &options.hosts {
-        match open(options, host, tls.clone()).await {
+        match open(options, host, tls.clone()).await.and_then(|connection| usable(connection, host)) {
             Ok(connection) => return Ok(connection),
             Err(error) => {
                 tracing::debug!("{error}");
@@ -115,9 +116,16 @@ impl Peer<'_> {
     }
 }
 
+/// What was negotiated may be more than amqprs can bear.
+fn usable(connection: Connection, host: &Host) -> Result<Connection> {
+    check_frame_max(connection.frame_max(), host)?;
+    check_heartbeat(connection.heartbeat(), host)?;
+    Ok(connection)
+}
+
 /// The negotiated interval is the smaller one of both sides, or the broker's where ours is 0. With 1 second amqprs sends
 /// heartbeats without any pause.
-pub(crate) fn check_heartbeat(seconds: u16, options: &ConnectOptions) -> Result<()> {
+fn check_heartbeat(seconds: u16, host: &Host) -> Result<()> {
     if seconds >= 2 {
         return Ok(());
     }
@@ -125,7 +133,7 @@ pub(crate) fn check_heartbeat(seconds: u16, options: &ConnectOptions) -> Result<
         "it asks for a heartbeat every {seconds} s, and the least is 2: set `heartbeat` in rabbitmq.conf to 2 or more (its \
          default is 60)"
     );
-    Err(Error::Connect { address: options.address(), reason })
+    Err(Error::Connect { address: host.to_string(), reason })
 }
 
 /// The addresses in the order in which they are tried: `first` ones of the family that comes first, then the two

@@ -9,8 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ConnectOptions, Error, Result,
-    deep::check_frame_max,
-    dial::{check_heartbeat, dial},
+    dial::dial,
     loss::Loss,
     numbers::{Number, Numbers},
     ready::Count,
@@ -88,10 +87,7 @@ impl Health {
 impl Link {
     /// Dials each host in turn until one answers, each within the deadline of the options.
     pub async fn dial(options: &ConnectOptions) -> Result<Self> {
-        let connection = dial(options).await?;
-        check_frame_max(connection.frame_max(), options)?;
-        check_heartbeat(connection.heartbeat(), options)?;
-        Self::new(connection).await
+        Self::new(dial(options).await?).await
     }
 
     async fn new(connection: Connection) -> Result<Self> {
