@@ -72,7 +72,7 @@ async fn without_a_server_the_client_says_so() -> Result<()> {
     let end = client(&host, &["multiply", "{}"]).await?.run().await?;
     ensure!(lesson::one_clear_line(&end)?.contains("no queue `multiply`"), "{end:?}");
 
-    let silent = json!({"durable": false, "auto_delete": true, "arguments": {"x-dead-letter-exchange": "rpc.dlx"}});
+    let silent = json!({"durable": true, "auto_delete": true, "arguments": {"x-dead-letter-exchange": "rpc.dlx"}});
     host.put("/api/queues/{vhost}/multiply", silent).await?;
     let end = client(&host, &["multiply", "{}", "--timeout", "1"]).await?.run().await?;
     let line = lesson::one_clear_line(&end)?;
