@@ -22,7 +22,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::{
+        signal::{Signal, killpg},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::Pid,
 };
 use tokio::time::{Instant, sleep};
@@ -36,6 +39,9 @@ use crate::guard::Guard;
 
 /// How long a node may take to stop in good order.
 const STOP: Duration = Duration::from_secs(30);
+
+/// How long all threads of a node may take to stand still.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// How long `epmd` may take until it listens.
 const EPMD: Duration = Duration::from_secs(5);
@@ -224,6 +230,13 @@ impl NodeBroker {
             None => Ok(false),
         }
     }
+
+    fn has_stopped(&self) -> Result<bool> {
+        match &*self.node() {
+            Some(node) => node.has_stopped(),
+            None => bail!("the node is not running"),
+        }
+    }
 }
 
 #[async_trait]
@@ -246,7 +259,15 @@ impl Machinery for NodeBroker {
     }
 
     async fn pause(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        self.signal(Signal::SIGSTOP)?;
+        let deadline = Instant::now() + PAUSE;
+        while !self.has_stopped()? {
+            if Instant::now() > deadline {
+                bail!("the node has not paused after {} s", PAUSE.as_secs());
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 
     async fn resume(&self) -> Result<()> {
@@ -377,6 +398,16 @@ impl Group {
 
     fn runs(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Whether a SIGSTOP has reached all threads: until it has, they still work.
+    fn has_stopped(&self) -> Result<bool> {
+        let id = Pid::from_raw(i32::try_from(self.child.id())?);
+        match waitpid(id, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED))? {
+            WaitStatus::Stopped(..) => Ok(true),
+            WaitStatus::StillAlive => Ok(false),
+            other => bail!("the process has ended: {other:?}"),
+        }
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
