@@ -52,16 +52,62 @@ async fn it_names_the_next_free_port_and_ctrl_c_leaves_nothing() {
     assert_eq!(left::of(id), "");
 }
 
+fn ctl(arguments: &[&str]) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_ctl")).args(arguments).deadline(Duration::from_secs(60))
+}
+
 #[tokio::test]
-async fn it_says_how_to_look_into_it() {
-    let mut broker = broker(&["--port", "24000"]);
-    let alias = rest_of(&mut broker, "alias rabbitmqctl=").await;
-    let command = format!("{} --quiet status", alias.trim_matches('\''));
-    let status = Program::new("sh").args(["-c", &command]).deadline(Duration::from_secs(60)).run().await.unwrap();
-    assert_eq!(status.code, Some(0), "{status:?}");
-    assert!(status.stdout.contains("RabbitMQ version: "), "{status:?}");
+async fn of_two_brokers_each_terminal_gets_its_own() {
+    let mut first = broker(&["--port", "24000"]);
+    let first_url = url(&mut first).await;
+    let mut second = broker(&["--port", "24000"]);
+    let second_url = url(&mut second).await;
+    assert_ne!(first_url, second_url);
+    let added = ctl(&["--quiet", "add_vhost", "mine"]).url(&first_url).run().await.unwrap();
+    assert_eq!(added.code, Some(0), "{added:?}");
+    for (url, vhosts) in [(&first_url, vec!["/", "mine"]), (&second_url, vec!["/"])] {
+        let listed = ctl(&["list_vhosts", "--silent", "--no-table-headers"]).url(url).run().await.unwrap();
+        let mut found: Vec<&str> = listed.stdout.lines().collect();
+        found.sort_unstable();
+        assert_eq!(found, vhosts, "{listed:?}");
+    }
+    // The words and the exit code are those of rabbitmqctl.
+    let unknown = ctl(&["lits_queues"]).url(&second_url).run().await.unwrap();
+    assert_eq!(unknown.code, Some(64), "{unknown:?}");
+    assert!(unknown.stderr.contains("list_queues"), "{unknown:?}");
+    for mut broker in [first, second] {
+        broker.interrupt().unwrap();
+        assert_eq!(broker.wait().await.unwrap().code, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn it_warns_when_programs_without_amqp_url_go_elsewhere() {
+    // On a machine where somebody has the port already, that one is as good.
+    let _other = TcpListener::bind("127.0.0.1:5672");
+    let mut broker = broker(&[]);
+    let warning = broker.stderr_line_containing("warning:").await.unwrap();
+    assert!(warning.contains("is at port 5672. In a terminal without AMQP_URL"), "{warning}");
+    assert_ne!(url(&mut broker).await, "amqp://guest:guest@localhost:5672");
     broker.interrupt().unwrap();
-    assert_eq!(broker.wait().await.unwrap().code, Some(0));
+    broker.wait().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_broker_within_reach_ctl_says_why() {
+    // Port 1 is nobody's.
+    let nobody = ctl(&["status"]).url("amqp://ana:secret@localhost:1").run().await.unwrap();
+    assert_eq!(nobody.code, Some(1), "{nobody:?}");
+    assert!(nobody.stderr.contains("no broker answers at localhost:1"), "{nobody:?}");
+    assert!(!nobody.stderr.contains("secret"), "{nobody:?}");
+    // A RabbitMQ that is neither in a container, nor of a `cargo broker`, nor installed here.
+    let broker = testbed::Broker::start().await.unwrap();
+    let proxy = testbed::Proxy::start(broker.port()).await.unwrap();
+    let far = format!("amqp://ana:secret@localhost:{}", proxy.port());
+    let far = ctl(&["status"]).url(&far).run().await.unwrap();
+    assert_eq!(far.code, Some(1), "{far:?}");
+    assert!(far.stderr.contains("only where that runs") && far.stderr.contains("management page"), "{far:?}");
+    assert!(!far.stderr.contains("secret"), "{far:?}");
 }
 
 #[tokio::test]

@@ -8,9 +8,10 @@ use std::{
     process::ExitCode,
 };
 
+use anstyle::AnsiColor;
 use anyhow::{Result, bail};
 use clap::Parser;
-use testbed::Broker;
+use testbed::{Broker, DEFAULT_PORT, Listener, ctl::set_variable, listener};
 
 /// Starts a RabbitMQ for the lessons, in Docker or with the rabbitmq-server of this machine,
 /// and ends it with Ctrl-C.
@@ -21,7 +22,7 @@ use testbed::Broker;
 )]
 struct Options {
     /// Port for the lessons; if it is taken, the next free one
-    #[arg(long, default_value_t = 5672, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
 }
 
@@ -48,6 +49,10 @@ async fn run(options: &Options) -> Result<ExitCode> {
         // What has been started so far ends with the other branch's future.
         () = signal.come() => return Ok(ExitCode::from(130)),
     };
+    if let Some(warning) = warning(&broker).await {
+        let yellow = AnsiColor::Yellow.on_default().bold();
+        anstream::eprintln!("{yellow}warning:{yellow:#} {warning}");
+    }
     stdout().write_all(greeting(&broker).await?.as_bytes())?;
     tokio::select! {
         () = signal.come() => {
@@ -61,24 +66,32 @@ async fn run(options: &Options) -> Result<ExitCode> {
 async fn greeting(broker: &Broker) -> Result<String> {
     let version = broker.version().await?;
     let url = broker.url();
-    let mut text = format!(
+    let set_variable = set_variable(url);
+    let page = broker.management_url().unwrap_or_default();
+    Ok(format!(
         "RabbitMQ {version} is ready.\n\n  \
            --url {url}\n  \
-           export AMQP_URL={url}\n"
-    );
-    let rabbitmqctl = broker.rabbitmqctl_command();
-    if let Some(command) = &rabbitmqctl {
-        text += &format!("  alias rabbitmqctl='{command}'\n");
+           {set_variable}\n\n\
+         The first is an argument for one program, the second is for all in a terminal.\n\
+         Management page: {page} (user guest, password guest)\n\
+         To look into it from another terminal: cargo ctl list_queues\n\
+         Ctrl-C ends this RabbitMQ, and nothing of it is left.\n"
+    ))
+}
+
+/// What a learner must know whose programs would go elsewhere without `AMQP_URL`.
+async fn warning(broker: &Broker) -> Option<String> {
+    if broker.port() == DEFAULT_PORT {
+        return None;
     }
-    text += "\nThe first is an argument for one program, the second is for all in a terminal.\n";
-    if rabbitmqctl.is_some() {
-        text += "The third lets you look into this RabbitMQ, as with `rabbitmqctl list_queues`.\n";
-    }
-    if let Some(page) = broker.management_url() {
-        text += &format!("Management page: {page} (user guest, password guest)\n");
-    }
-    text += "Ctrl-C ends this RabbitMQ, and nothing of it is left.\n";
-    Ok(text)
+    let there = match listener(DEFAULT_PORT).await {
+        Listener::RabbitMq(version) => format!("RabbitMQ {version} is at port {DEFAULT_PORT}"),
+        Listener::Other => format!("another program, and no RabbitMQ, is at port {DEFAULT_PORT}"),
+        Listener::None => return None,
+    };
+    Some(format!(
+        "{there}. In a terminal without AMQP_URL the lesson programs and `cargo ctl` go there, and not to this RabbitMQ."
+    ))
 }
 
 /// Ctrl-C, or whatever else asks a program to end.

@@ -2,44 +2,33 @@
 
 #[cfg(unix)]
 use std::process::{Command, Stdio};
-use std::{
-    env,
-    mem::ManuallyDrop,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{env, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use testcontainers::{
-    ContainerAsync, GenericImage, ImageExt, TestcontainersError,
-    bollard::{
-        Docker,
-        container::LogOutput,
-        exec::StartExecResults,
-        models::{ExecConfig, PortBinding},
-        query_parameters as query,
-    },
-    core::{IntoContainerPort, WaitFor, client::docker_client_instance},
-    runners::AsyncRunner,
+use testcontainers::bollard::{
+    Docker,
+    container::LogOutput,
+    exec::StartExecResults,
+    models::{EndpointSettings, ExecConfig},
+    query_parameters as query,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::{Machinery, Ports, ServerTls, last_words, one_line, ports::random, probe, start::Settings};
+use super::{
+    Machinery, Ports,
+    container::{AMQP, AMQPS, Container, NOT_FETCHED},
+    daemon::Daemon,
+    last_words, one_line,
+    ports::random,
+    probe,
+    start::Settings,
+};
 #[cfg(unix)]
 use crate::guard::Guard;
 
 const DEFAULT_IMAGE: &str = "rabbitmq:4-management";
-const AMQP: u16 = 5672;
-const AMQPS: u16 = 5671;
-const MANAGEMENT: u16 = 15672;
-
-/// How long the broker may take from the start of its container until it is ready.
-const STARTUP: Duration = Duration::from_secs(60);
-
-/// A daemon on this machine answers within milliseconds, or not at all.
-const DAEMON: Duration = Duration::from_secs(5);
 
 /// Removes the container `$1`. Until it has been told `settled`, a request to create it may be
 /// under way in the daemon although its sender is gone: then it waits for it for five seconds.
@@ -63,8 +52,6 @@ done
 /// the `docker` command, or on Windows, there is no guard; then `kill -9` leaves the container.
 pub(super) struct DockerBroker {
     docker: Docker,
-    /// Never dropped: its own destructor needs a runtime, and the container is removed anyway.
-    container: ManuallyDrop<ContainerAsync<GenericImage>>,
     name: String,
     host: String,
     _remover: Remover,
@@ -83,19 +70,20 @@ enum Remover {
 impl DockerBroker {
     /// Starts a container that offers the broker on `ports` of this machine.
     pub(super) async fn start(ports: Ports, settings: &Settings, report: &dyn Fn(&str)) -> Result<DockerBroker> {
-        let docker = daemon().await?;
+        let daemon = Daemon::find().await?;
+        let docker = daemon.docker.clone();
         let image = image();
         let name = format!("testbed-{}-{:08x}", std::process::id(), random() as u32);
         report(&match docker.inspect_image(&image).await {
             Ok(_) => format!("starting {image} in Docker"),
             Err(_) => format!("starting {image} in Docker: fetching the image first, which takes a while"),
         });
-        let mut remover = Remover::arm(&docker, &name);
-        let started = container(&image, &name, ports, settings).start().await;
+        let mut remover = Remover::arm(&daemon, &name);
+        let started = Container { image: &image, name: &name, ports, settings }.start(&daemon).await;
         remover.settled();
-        let container = ManuallyDrop::new(started.map_err(|error| explain(&image, &error))?);
-        let host = host(&container, ports).await?;
-        Ok(DockerBroker { docker, container, name, host, _remover: remover })
+        started.map_err(|error| explain(&image, &error))?;
+        let host = host(&daemon, &name, ports).await;
+        Ok(DockerBroker { docker, name, host, _remover: remover })
     }
 
     /// Where the published ports are: `localhost`, unless the daemon is on another machine.
@@ -107,7 +95,8 @@ impl DockerBroker {
 #[async_trait]
 impl Machinery for DockerBroker {
     async fn stop(&self) -> Result<()> {
-        Ok(self.container.stop_with_timeout(Some(30)).await?)
+        let options = query::StopContainerOptionsBuilder::new().t(30).build();
+        Ok(self.docker.stop_container(&self.name, Some(options)).await?)
     }
 
     async fn kill(&self) -> Result<()> {
@@ -120,14 +109,14 @@ impl Machinery for DockerBroker {
     }
 
     async fn start_again(&self) -> Result<()> {
-        Ok(self.container.start().await?)
+        Ok(self.docker.start_container(&self.name, None).await?)
     }
 
     async fn pause(&self) -> Result<()> {
         // On a busy machine the kernel may give up halfway ("unable to freeze").
         let mut attempts = 0..5;
         loop {
-            match self.container.pause().await {
+            match self.docker.pause_container(&self.name).await {
                 Err(_) if attempts.next().is_some() => sleep(Duration::from_millis(200)).await,
                 outcome => return Ok(outcome?),
             }
@@ -135,16 +124,16 @@ impl Machinery for DockerBroker {
     }
 
     async fn resume(&self) -> Result<()> {
-        Ok(self.container.unpause().await?)
+        Ok(self.docker.unpause_container(&self.name).await?)
     }
 
     async fn is_running(&self) -> Result<bool> {
-        Ok(self.container.is_running().await?)
+        let state = self.docker.inspect_container(&self.name, None).await?.state;
+        Ok(state.and_then(|state| state.running).unwrap_or(false))
     }
 
     async fn own_address(&self) -> Option<(String, u16)> {
-        let address = self.container.get_bridge_ip_address().await.ok()?;
-        Some((address.to_string(), AMQP))
+        Some((network(&self.docker, &self.name).await?.ip_address?, AMQP))
     }
 
     async fn last_words(&self) -> String {
@@ -157,146 +146,99 @@ impl Machinery for DockerBroker {
         last_words(&text)
     }
 
-    fn rabbitmqctl_command(&self) -> Option<String> {
-        Some(format!("docker exec {} rabbitmqctl", self.name))
-    }
-
     async fn rabbitmqctl(&self, arguments: &[&str]) -> Result<String> {
-        let command = ["rabbitmqctl"].iter().chain(arguments);
-        let run = ExecConfig {
-            cmd: Some(command.map(ToString::to_string).collect()),
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            ..ExecConfig::default()
-        };
-        let run = self.docker.create_exec(&self.name, run).await?.id;
+        let command: Vec<&str> = ["rabbitmqctl"].iter().chain(arguments).copied().collect();
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        if let StartExecResults::Attached { mut output, .. } = self.docker.start_exec(&run, None).await? {
-            while let Some(part) = output.next().await {
-                match part? {
-                    LogOutput::StdErr { message } => stderr.extend_from_slice(&message),
-                    other => stdout.extend_from_slice(&other.into_bytes()),
-                }
-            }
-        }
+        let code = exec(&self.docker, &self.name, &command, |part| match part {
+            LogOutput::StdErr { message } => stderr.extend_from_slice(&message),
+            other => stdout.extend_from_slice(&other.into_bytes()),
+        })
+        .await?;
         let stdout = String::from_utf8_lossy(&stdout).into_owned();
-        match self.docker.inspect_exec(&run).await?.exit_code {
-            Some(0) => Ok(stdout),
-            code => bail!(
-                "rabbitmqctl {} in the container: exit code {code:?}: {stdout}{}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&stderr)
-            ),
+        if code == Some(0) {
+            return Ok(stdout);
         }
+        bail!(
+            "rabbitmqctl {} in the container: exit code {code:?}: {stdout}{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&stderr)
+        )
     }
 }
 
-/// Where programs find the container's ports. Testcontainers knows; but out of a container it names
-/// the address of the daemon's network, which is needless when the daemon is in there with us.
-async fn host(container: &ContainerAsync<GenericImage>, ports: Ports) -> Result<String> {
-    let here = "localhost";
-    match probe::version(here, ports.amqp).await {
-        Ok(_) => Ok(here.to_owned()),
-        Err(_) => Ok(container.get_host().await?.to_string()),
+/// Where programs find the published ports: here, or where the daemon is. Out of a container that is given the daemon's
+/// socket, this machine is the other end of the new container's network.
+async fn host(daemon: &Daemon, name: &str, ports: Ports) -> String {
+    let here = "localhost".to_owned();
+    if probe::version(&here, ports.amqp).await.is_ok() {
+        return here;
     }
+    match daemon.remote_host() {
+        Some(host) => host,
+        None => network(&daemon.docker, name).await.and_then(|network| network.gateway).unwrap_or(here),
+    }
+}
+
+/// The container's place in its network, if it has one that has addresses.
+async fn network(docker: &Docker, name: &str) -> Option<EndpointSettings> {
+    let networks = docker.inspect_container(name, None).await.ok()?.network_settings?.networks?;
+    networks.into_values().find(|network| network.ip_address.as_deref().is_some_and(|address| !address.is_empty()))
+}
+
+/// The name of the running container that publishes its port for AMQP, with or without TLS, at this one.
+pub(super) async fn container_at(docker: &Docker, port: u16) -> Result<Option<String>> {
+    let containers = docker.list_containers(None::<query::ListContainersOptions>).await?;
+    let container = containers.into_iter().find(|container| {
+        container
+            .ports
+            .iter()
+            .flatten()
+            .any(|one| one.public_port == Some(port) && [AMQP, AMQPS].contains(&one.private_port))
+    });
+    let name = container.and_then(|container| container.names?.into_iter().next());
+    Ok(name.map(|name| name.trim_start_matches('/').to_owned()))
+}
+
+/// Runs a command in a container, hands out what it prints, and gives back its exit code.
+pub(super) async fn exec(
+    docker: &Docker,
+    container: &str,
+    command: &[&str],
+    mut output: impl FnMut(LogOutput),
+) -> Result<Option<i64>> {
+    let run = ExecConfig {
+        cmd: Some(command.iter().map(ToString::to_string).collect()),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        ..ExecConfig::default()
+    };
+    let run = docker.create_exec(container, run).await?.id;
+    if let StartExecResults::Attached { output: mut parts, .. } = docker.start_exec(&run, None).await? {
+        while let Some(part) = parts.next().await {
+            output(part?);
+        }
+    }
+    Ok(docker.inspect_exec(&run).await?.exit_code)
 }
 
 fn image() -> String {
     env::var("RABBITMQ_IMAGE").ok().filter(|image| !image.is_empty()).unwrap_or_else(|| DEFAULT_IMAGE.to_owned())
 }
 
-/// The container as it is to be created.
-fn container(
-    image: &str,
-    name: &str,
-    ports: Ports,
-    settings: &Settings,
-) -> testcontainers::ContainerRequest<GenericImage> {
-    // In `registry:5000/rabbitmq` the colon is no tag's.
-    let (repository, tag) = match image.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-        _ => (image, "latest"),
-    };
-    // Only programs of this machine may reach a broker that lets in `guest`, except where they
-    // come from elsewhere: with a daemon on another machine, or out of a container.
-    let only_this_machine =
-        !env::var("DOCKER_HOST").is_ok_and(|host| !host.starts_with("unix:")) && !Path::new("/.dockerenv").exists();
-    let host_ip = only_this_machine.then(|| "127.0.0.1".to_owned());
-    let mut container = GenericImage::new(repository, tag)
-        .with_wait_for(WaitFor::message_on_either_std("Server startup complete"))
-        .with_container_name(name)
-        .with_startup_timeout(STARTUP)
-        .with_mapped_port(ports.amqp, AMQP.tcp())
-        .with_mapped_port(ports.management, MANAGEMENT.tcp())
-        .with_host_config_modifier(move |config| {
-            let bindings = config.port_bindings.iter_mut().flat_map(|map| map.values_mut());
-            for PortBinding { host_ip: address, .. } in bindings.flatten().flatten() {
-                address.clone_from(&host_ip);
-            }
-        });
-    if !settings.configuration.is_empty() {
-        let lines = settings.configuration.clone().into_bytes();
-        container = container.with_copy_to("/etc/rabbitmq/conf.d/95-settings.conf", lines);
-    }
-    if let (Some(port), Some(tls)) = (ports.tls, &settings.tls) {
-        container = container
-            .with_mapped_port(port, AMQPS.tcp())
-            .with_copy_to("/etc/rabbitmq/enabled_plugins", ServerTls::PLUGINS.as_bytes().to_vec())
-            .with_copy_to(
-                "/etc/rabbitmq/conf.d/90-tls.conf",
-                tls.configuration(&AMQPS.to_string(), "/etc/rabbitmq").into_bytes(),
-            );
-        for (file, text) in tls.files() {
-            container = container.with_copy_to(format!("/etc/rabbitmq/{file}"), text.as_bytes().to_vec());
-        }
-    }
-    container
-}
-
-/// The client that testcontainers uses, once the daemon has answered.
-async fn daemon() -> Result<Docker> {
-    if env::var("DOCKER_TLS_VERIFY").is_ok_and(|on| on == "1") {
-        bail!("DOCKER_TLS_VERIFY is set, and Docker over TLS is not supported here");
-    }
-    let at = address().unwrap_or_else(|| "its usual address".to_owned());
-    // The last cause says it: no such file, permission denied.
-    let silent = |error: anyhow::Error| anyhow!("no daemon answers at {at} ({})", error.root_cause());
-    let docker = docker_client_instance().await.map_err(|error| silent(error.into()))?;
-    match timeout(DAEMON, docker.ping()).await {
-        Ok(Ok(_)) => Ok(docker),
-        Ok(Err(error)) => Err(silent(error.into())),
-        Err(_) => bail!("the daemon at {at} does not answer"),
-    }
-}
-
-/// Where testcontainers looks for the daemon: `DOCKER_HOST`, else the first of these sockets that exists.
-fn address() -> Option<String> {
-    if let Ok(host) = env::var("DOCKER_HOST") {
-        return Some(host);
-    }
-    let below = |variable: &str, path: &str| env::var_os(variable).map(|directory| PathBuf::from(directory).join(path));
-    [
-        Some(PathBuf::from("/var/run/docker.sock")),
-        below("XDG_RUNTIME_DIR", ".docker/run/docker.sock"),
-        below("HOME", ".docker/run/docker.sock"),
-        below("HOME", ".docker/desktop/docker.sock"),
-    ]
-    .into_iter()
-    .flatten()
-    .find(|path| path.exists())
-    .map(|path| format!("unix://{}", path.display()))
-}
-
 /// What went wrong, in the learner's words where we have them.
-fn explain(image: &str, error: &TestcontainersError) -> anyhow::Error {
-    let text = one_line(&error.to_string());
-    match text.split_once("failed to pull the image") {
-        Some((_, reason)) => {
-            let reason = reason.split_once("error: ").map_or(reason, |(_, reason)| reason);
-            anyhow!("the image {image} is not here and cannot be fetched: {reason}")
-        }
-        None => anyhow!("{image} does not start: {text}"),
-    }
+fn explain(image: &str, error: &anyhow::Error) -> anyhow::Error {
+    let text = one_line(&format!("{error:#}"));
+    let Some((_, reason)) = text.split_once(NOT_FETCHED) else {
+        return anyhow!("{image} does not start: {text}");
+    };
+    let reason = reason.split_once("error: ").map_or(reason, |(_, reason)| reason);
+    let advice = if reason.contains("toomanyrequests") || reason.contains("429") {
+        "; Docker Hub has a limit for what comes from one address: `docker login`, or name a mirror in RABBITMQ_IMAGE, \
+         as in `mirror.example/rabbitmq:4-management`"
+    } else {
+        ""
+    };
+    anyhow!("the image {image} is not here and cannot be fetched: {reason}{advice}")
 }
 
 /// Whether starting a container failed because somebody else had taken the port.
@@ -307,15 +249,12 @@ pub(super) fn is_port_taken(error: &anyhow::Error) -> bool {
 
 impl Remover {
     #[cfg(unix)]
-    fn arm(docker: &Docker, name: &str) -> Remover {
+    fn arm(daemon: &Daemon, name: &str) -> Remover {
         // The command must reach the daemon we use, whatever "context" it is set to.
-        let environment = match (env::var_os("DOCKER_HOST"), address()) {
-            (None, Some(address)) => vec![("DOCKER_HOST", address)],
-            _ => Vec::new(),
-        };
+        let environment = [("DOCKER_HOST", daemon.address.clone())];
         let command_works = Command::new("docker")
             .args(["version", "--format", "{{.Server.Version}}"])
-            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .envs(environment.clone())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -324,12 +263,12 @@ impl Remover {
         if command_works && let Ok(guard) = Guard::arm(REMOVER, &[name.into()], &environment) {
             return Remover::Guard(guard);
         }
-        Remover::Directly { docker: docker.clone(), name: name.to_owned() }
+        Remover::Directly { docker: daemon.docker.clone(), name: name.to_owned() }
     }
 
     #[cfg(not(unix))]
-    fn arm(docker: &Docker, name: &str) -> Remover {
-        Remover::Directly { docker: docker.clone(), name: name.to_owned() }
+    fn arm(daemon: &Daemon, name: &str) -> Remover {
+        Remover::Directly { docker: daemon.docker.clone(), name: name.to_owned() }
     }
 
     /// From now on the container exists, or it never will.

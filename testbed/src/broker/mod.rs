@@ -1,5 +1,8 @@
 //! A running RabbitMQ: where it comes from, and what a test may do to it.
 
+mod container;
+pub mod ctl;
+mod daemon;
 mod docker;
 mod found;
 #[cfg(unix)]
@@ -26,7 +29,15 @@ use tokio::{
 };
 
 use self::{management::Management, ports::Ports};
-pub use self::{start::BrokerBuilder, tls::ServerTls, virtual_host::VirtualHost};
+pub use self::{
+    probe::{Listener, listener},
+    start::BrokerBuilder,
+    tls::ServerTls,
+    virtual_host::VirtualHost,
+};
+
+/// Where the lesson programs look without `AMQP_URL`.
+pub const DEFAULT_PORT: u16 = 5672;
 
 /// How long a broker may take until it answers, after its container or process has been started.
 const READY: Duration = Duration::from_secs(60);
@@ -49,9 +60,6 @@ pub struct Broker {
 trait Machinery: Send + Sync {
     async fn rabbitmqctl(&self, _arguments: &[&str]) -> Result<String> {
         not_ours()
-    }
-    fn rabbitmqctl_command(&self) -> Option<String> {
-        None
     }
     async fn stop(&self) -> Result<()> {
         not_ours()
@@ -100,7 +108,7 @@ impl Broker {
     /// The broker that `AMQP_URL` names, if it is set and not empty, else one of our own.
     pub async fn find_or_start(report: impl Fn(&str) + Send + Sync + 'static) -> Result<Broker> {
         match std::env::var("AMQP_URL") {
-            Ok(url) if !url.is_empty() => found::broker(url).await,
+            Ok(url) if !url.is_empty() => found::broker(&url).await.context("AMQP_URL is set, but it cannot be used"),
             _ => Broker::builder().report(report).start().await,
         }
     }
@@ -192,11 +200,6 @@ impl Broker {
     /// Runs `rabbitmqctl` on this broker and gives back what it prints. Takes a second or two.
     pub async fn rabbitmqctl(&self, arguments: &[&str]) -> Result<String> {
         self.machinery.rabbitmqctl(arguments).await
-    }
-
-    /// What to type in a shell for the `rabbitmqctl` of this broker; unknown for a broker that was found.
-    pub fn rabbitmqctl_command(&self) -> Option<String> {
-        self.machinery.rabbitmqctl_command()
     }
 
     /// Stops it in good order. What is durable is there again after [`Broker::start_again`].

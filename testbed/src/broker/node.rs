@@ -10,7 +10,7 @@ use std::{
     fs::{self, DirBuilder, File, Permissions},
     net::TcpStream,
     os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
+        fs::{DirBuilderExt, MetadataExt, PermissionsExt},
         process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -26,7 +26,7 @@ use nix::{
         signal::{Signal, killpg},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, geteuid},
 };
 use tokio::time::{Instant, sleep};
 
@@ -64,6 +64,38 @@ until rm -rf "$1" || [ $try -eq 50 ]; do
   sleep 0.1
 done
 "#;
+
+/// The file in which a node's directory says at which port the node speaks AMQP.
+const PORT_FILE: &str = "port";
+
+/// The directory of a node that runs, of this process or of another one of this user's.
+pub(super) struct NodeDirectory {
+    path: PathBuf,
+    pub(super) port: u16,
+}
+
+impl NodeDirectory {
+    pub(super) fn rabbitmqctl(&self) -> PathBuf {
+        self.path.join("rabbitmqctl")
+    }
+}
+
+/// Where nodes of this user run. A directory of another user's is not looked at: what is in it gets executed.
+pub(super) fn directories() -> Vec<NodeDirectory> {
+    let entries = fs::read_dir(env::temp_dir()).into_iter().flatten().flatten();
+    let is_ours = |path: &Path| {
+        let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_dir);
+        metadata.is_some_and(|it| it.uid() == geteuid().as_raw() && it.mode() & 0o077 == 0)
+    };
+    let nodes = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("testbed-"));
+    let nodes = nodes.map(|entry| entry.path()).filter(|path| is_ours(path));
+    nodes
+        .filter_map(|path| {
+            let port = fs::read_to_string(path.join(PORT_FILE)).ok()?.parse().ok()?;
+            Some(NodeDirectory { path, port })
+        })
+        .collect()
+}
 
 /// A node, gone with its directory when this is dropped, or when this process ends.
 pub(super) struct NodeBroker {
@@ -133,6 +165,7 @@ impl NodeBroker {
         let dist_port = free_port(None, &taken)?;
         let environment = configure(&directory, &name, (ports, settings), epmd_port, dist_port)?;
         write_rabbitmqctl(&directory, &commands, &environment)?;
+        fs::write(directory.join(PORT_FILE), ports.amqp.to_string())?;
         let mut broker =
             NodeBroker { commands, environment, node: Mutex::new(None), epmd: None, guard: Some(guard), directory };
         broker.start_epmd(epmd_port).await?;
@@ -276,10 +309,6 @@ impl Machinery for NodeBroker {
 
     async fn is_running(&self) -> Result<bool> {
         self.runs()
-    }
-
-    fn rabbitmqctl_command(&self) -> Option<String> {
-        Some(self.directory.join("rabbitmqctl").display().to_string())
     }
 
     async fn rabbitmqctl(&self, arguments: &[&str]) -> Result<String> {

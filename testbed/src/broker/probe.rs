@@ -27,6 +27,26 @@ pub(crate) async fn version(host: &str, port: u16) -> Result<String> {
         .with_context(|| format!("{host}:{port} accepts connections but does not speak AMQP"))?
 }
 
+/// Who listens at a port of this machine.
+#[derive(Debug, PartialEq)]
+pub enum Listener {
+    /// A RabbitMQ of this version, as `4.3.6`.
+    RabbitMq(String),
+    /// A program that does not speak AMQP 0-9-1.
+    Other,
+    /// Nobody.
+    None,
+}
+
+/// Looks who listens at a port of this machine. Takes up to five seconds where somebody does and says nothing.
+pub async fn listener(port: u16) -> Listener {
+    match version("localhost", port).await {
+        Ok(version) => Listener::RabbitMq(version),
+        Err(_) if TcpStream::connect(("localhost", port)).await.is_ok() => Listener::Other,
+        Err(_) => Listener::None,
+    }
+}
+
 async fn greet(host: &str, port: u16) -> Result<String> {
     let mut stream =
         TcpStream::connect((host, port)).await.with_context(|| format!("no broker answers at {host}:{port}"))?;

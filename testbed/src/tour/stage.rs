@@ -93,7 +93,7 @@ impl<'tour> Stage<'tour> {
                 return Ok(());
             }
             (_, 0) => format!(
-                "let `cargo run --bin {reader}` take them out, or `rabbitmqctl purge_queue {queue}`; or unset \
+                "let `cargo run --bin {reader}` take them out, or `cargo ctl purge_queue {queue}`; or unset \
                  AMQP_URL: the tour then starts a RabbitMQ of its own"
             ),
             _ => "end whatever reads from it; or unset AMQP_URL: the tour then starts a RabbitMQ of its own".to_owned(),

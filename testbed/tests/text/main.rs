@@ -140,7 +140,7 @@ async fn every_output_is_what_the_programs_print() -> Result<()> {
     Ok(())
 }
 
-/// On a broker of its own: `rabbitmqctl` shows a reader the whole broker, too.
+/// On a broker of its own: `cargo ctl` shows a reader the whole broker, too.
 async fn play(document: &Document) -> Result<()> {
     // As many at a time as two cores can start.
     static PLACES: Semaphore = Semaphore::const_new(4);
@@ -194,7 +194,7 @@ $ cargo run --bin send
 ```console
 $ cargo run --bin send
  [x] Sent 'Hello World!'
-$ rabbitmqctl list_queues name messages
+$ cargo ctl list_queues name messages
 Timeout: 60.0 seconds ...
 Listing queues for vhost / ...
 name    messages
@@ -225,7 +225,7 @@ const WRONG: [(&str, &str); 8] = [
     ("an unknown argument", "$ cargo run --bin emit_log -- --urk x\n [x] Sent info: Hello World!\n"),
     ("an unknown program", "$ cargo run --bin emit_logs\n [x] Sent info: Hello World!\n"),
     ("a waiting line", "$ cargo run --bin receive_logs\n [*] Waiting for messages. To exit press CTRL+C\n^C\n"),
-    ("another list", "$ rabbitmqctl list_vhosts --silent\nname\n//\n"),
+    ("another list", "$ cargo ctl list_vhosts --silent\nname\n//\n"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
