@@ -1,4 +1,4 @@
-//! What the tests of the lessons, `cargo tour` and `cargo broker` stand on: a RabbitMQ, and the
+//! What the tests of the lessons, `cargo tour`, `cargo broker` and `cargo ctl` stand on: a RabbitMQ, and the
 //! lesson programs as processes.
 //!
 //! ```no_run
@@ -21,6 +21,7 @@
 //! | `AMQP_URL` | the broker that [`Broker::find_or_start`] takes instead; tests never use it |
 //! | `TESTBED_BROKER` | `docker` or `node`: a broker of our own is of this kind, and of no other |
 //! | `RABBITMQ_IMAGE` | the image for Docker, instead of `rabbitmq:4-management` |
+//! | `DOCKER_HOST`, `DOCKER_CONTEXT`, `DOCKER_CONFIG` | where Docker is, as for its own command |
 //!
 //! Whatever is started here is gone when its value is dropped, and when this process ends in any way, be it killed: see
 //! the module `guard`. Two cases are left to destructors alone, as nobody else is there to clean up: Windows, and

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 
 use super::{
     Broker, ServerTls,
+    container::in_a_container,
     docker::{self, DockerBroker},
     ports::Ports,
 };
@@ -98,8 +99,14 @@ impl BrokerBuilder {
                 Err(error) => self.note(&mut failures, "rabbitmq-server", &error),
             }
         }
+        let container = if in_a_container() {
+            "\n  (This is a container: `localhost` is the container itself. Name the machine, or another container on the same \
+             network, as in amqp://guest:guest@host.docker.internal:5672)"
+        } else {
+            ""
+        };
         bail!(
-            "no RabbitMQ could be started; set AMQP_URL to the URL of one that you have, or help here:\n  {}",
+            "no RabbitMQ could be started; set AMQP_URL to the URL of one that you have, or help here:\n  {}{container}",
             failures.join("\n  ")
         )
     }
