@@ -22,6 +22,8 @@ impl Management {
             .timeout_global(Some(Duration::from_secs(20)))
             // The broker's own reason is in the body of a failed answer.
             .http_status_as_error(false)
+            // A connection that is kept may be closed by the other side just when it is used again.
+            .max_idle_connections(0)
             // A proxy for the world outside is none for this machine.
             .proxy(None)
             .build()
