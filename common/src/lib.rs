@@ -239,6 +239,7 @@ mod manager;
 mod numbers;
 mod opening;
 mod options;
+mod printed;
 mod process;
 mod publish;
 mod queue;
