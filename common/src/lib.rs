@@ -221,6 +221,7 @@
 
 mod acks;
 mod channel;
+mod channel_core;
 mod consumer;
 mod deep;
 mod delivery;

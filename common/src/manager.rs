@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     Channel, ConnectOptions, Error, Event, Events, Result,
-    channel::ChannelCore,
+    channel_core::ChannelCore,
     deep::{STACK, stack_size},
     supervisor::{Core, LinkState, Request, supervise},
 };
