@@ -1,9 +1,9 @@
-//! How large a message's properties are on the wire, before they are sent.
+//! How large a message's properties and the arguments of a declaration are on the wire, before they are sent.
 //!
-//! A body is cut into frames, but the properties have to fit into one. RabbitMQ answers a larger frame by closing the
+//! A body is cut into frames, but everything else has to fit into one. RabbitMQ answers a larger frame by closing the
 //! connection (501), and with it every channel on it.
 
-use amqprs::BasicProperties;
+use amqprs::{BasicProperties, FieldTable};
 
 use crate::{Error, Result};
 
@@ -12,6 +12,9 @@ const AROUND: usize = 8;
 
 /// Before the properties in their frame: class, weight, and the size of the body.
 const BEFORE: usize = 12;
+
+/// In the frame of a method that has arguments, beside its names and their table: class, method, a reserved number, flags.
+const BESIDE: usize = 7;
 
 /// The size of a message's header frame. 0 without headers: the other properties take 3.4 KB at most, and the smallest
 /// frame that RabbitMQ offers is larger.
@@ -31,5 +34,27 @@ pub(crate) fn check_header_frame(size: usize, frame_max: usize) -> Result<()> {
     Err(Error::Invalid(format!(
         "the message's properties and headers take {size} bytes; they have to fit into one frame, and RabbitMQ takes \
          frames of {frame_max} bytes (`frame_max`): put what is large into the body"
+    )))
+}
+
+/// The size of the frame of a method with these names and arguments.
+pub(crate) fn method_frame(names: &[&str], arguments: &FieldTable) -> Result<usize> {
+    let arguments = amqp_serde::to_bytes(arguments).map_err(|error| Error::Invalid(error.to_string()))?;
+    Ok(around_arguments(names) + arguments.len())
+}
+
+/// The size of such a frame without its arguments.
+pub(crate) fn around_arguments(names: &[&str]) -> usize {
+    AROUND + BESIDE + names.iter().map(|name| 1 + name.len()).sum::<usize>()
+}
+
+/// Whether such a frame can be sent on this connection.
+pub(crate) fn check_method_frame(doing: &str, size: usize, frame_max: usize) -> Result<()> {
+    if size <= frame_max || frame_max == 0 {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "{doing}: with its arguments it takes {size} bytes; it has to fit into one frame, and RabbitMQ takes frames of \
+         {frame_max} bytes (`frame_max`)"
     )))
 }

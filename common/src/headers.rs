@@ -1,10 +1,11 @@
-//! Headers of a message (AMQP 0-9-1 field tables): how deep they are nested, how they are shown, and rebuilt to be sent.
+//! Headers of a message, and the arguments of a declaration (AMQP 0-9-1 field tables): how deep they are nested, how they
+//! are shown, and rebuilt to be sent.
 //!
 //! amqprs's types clone, print, encode and drop themselves by recursion, and their `Display` panics on an empty array: what
 //! a stranger sent is measured first.
 
 use std::{
-    fmt::{self, Write},
+    fmt::{self, Debug, Write},
     mem::take,
 };
 
@@ -19,14 +20,19 @@ pub(crate) const MOST_LEVELS: usize = 64;
 pub(crate) fn is_too_deep(value: &FieldValue) -> bool {
     match value {
         // The only way to see into an array without owning it is its `Debug`, which is stopped in time.
-        FieldValue::A(_) | FieldValue::F(_) => write!(Levels::default(), "{value:?}").is_err(),
+        FieldValue::A(_) | FieldValue::F(_) => has_more_levels(value, MOST_LEVELS),
         _ => false,
     }
 }
 
-/// Counts the brackets of `Debug` output, and ends it with an error beyond [`MOST_LEVELS`].
-#[derive(Default)]
+/// Whether more brackets than `most` are open at a time in its `Debug` output.
+pub(crate) fn has_more_levels(value: &impl Debug, most: usize) -> bool {
+    write!(Levels { most, open: 0, quoted: false, escaped: false }, "{value:?}").is_err()
+}
+
+/// Counts the brackets of `Debug` output, and ends it with an error beyond `most`.
 struct Levels {
+    most: usize,
     open: usize,
     quoted: bool,
     escaped: bool,
@@ -43,7 +49,7 @@ impl Write for Levels {
                 b']' | b'}' if !self.quoted => self.open = self.open.saturating_sub(1),
                 _ => {}
             }
-            if self.open > MOST_LEVELS {
+            if self.open > self.most {
                 return Err(fmt::Error);
             }
         }
@@ -63,6 +69,16 @@ pub(crate) fn rebuild(properties: &mut BasicProperties) -> Result<()> {
     let headers = rebuilt_table(headers.clone())?;
     properties.with_headers(headers);
     Ok(())
+}
+
+/// Makes the arguments of a declaration, a binding or a consumer fit to be sent, for the same reason.
+pub(crate) fn rebuilt_arguments(doing: &str, arguments: FieldTable) -> Result<FieldTable> {
+    match deepest(&arguments) {
+        Some(name) => {
+            Err(Error::Invalid(format!("{doing}: argument `{name}` is nested deeper than {MOST_LEVELS} levels")))
+        }
+        None => rebuilt_table(arguments),
+    }
 }
 
 fn deepest(headers: &FieldTable) -> Option<&str> {

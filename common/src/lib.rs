@@ -221,6 +221,7 @@
 
 mod acks;
 mod channel;
+mod channel_core;
 mod consumer;
 mod deep;
 mod delivery;
@@ -239,6 +240,7 @@ mod manager;
 mod numbers;
 mod opening;
 mod options;
+mod printed;
 mod process;
 mod publish;
 mod queue;

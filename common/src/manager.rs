@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     Channel, ConnectOptions, Error, Event, Events, Result,
-    channel::ChannelCore,
+    channel_core::ChannelCore,
     deep::{STACK, stack_size},
     supervisor::{Core, LinkState, Request, supervise},
 };
@@ -230,13 +230,17 @@ impl ManagerHandle {
         if supervisor.is_none() {
             return Ok(());
         }
-        let runtime = stack_size().and_then(|size| {
-            let mut builder = Builder::new_multi_thread();
-            builder.worker_threads(1).thread_name("rabbitmq").thread_stack_size(size).enable_all().build()
-        });
-        let runtime = runtime.map_err(|error| {
+        let stack = stack_size().map_err(|error| {
             let stack = STACK >> 20;
             Error::Other(format!("cannot start a thread with {stack} MiB of address space for its stack: {error}"))
+        })?;
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(1).thread_name("rabbitmq").thread_stack_size(stack).enable_all();
+        let runtime = builder.build().map_err(|error| {
+            // EMFILE, which has no `ErrorKind`.
+            let too_many_files = cfg!(unix) && error.raw_os_error() == Some(24);
+            let hint = if too_many_files { "; `ulimit -n 1024` allows more" } else { "" };
+            Error::Other(format!("cannot start what the connection runs on: {error}{hint}"))
         })?;
         let handle = self.core.runtime.get_or_init(|| runtime.handle().clone());
         if let Some(requests) = supervisor.take() {

@@ -3,8 +3,8 @@
 use amqprs::channel::QueueDeclareArguments;
 
 use crate::{
-    Error, Result, TableValue, table,
-    topology::{check_answered, check_name},
+    Error, Result, TableValue, frame::method_frame, headers::rebuilt_arguments, printed::check_printed, table,
+    topology::check_name,
 };
 
 /// The argument that says of which type a queue is.
@@ -100,6 +100,8 @@ pub struct QueueDeclaration {
 pub(crate) struct Checked {
     pub arguments: QueueDeclareArguments,
     pub name: String,
+    /// In bytes, as a frame.
+    pub size: usize,
     pub exclusive: bool,
     /// Neither durable nor exclusive: RabbitMQ 4.3 may close the connection for it.
     pub shared_and_transient: bool,
@@ -167,7 +169,7 @@ impl QueueDeclaration {
                         .into(),
                 ));
             }
-            return check_raw(raw.clone());
+            return check_printed(raw.clone());
         }
         check_name("queue name", &self.name)?;
         self.check_type()?;
@@ -175,15 +177,17 @@ impl QueueDeclaration {
         if let Some(queue_type) = queue_type {
             arguments.push((TYPE.into(), queue_type.into()));
         }
+        let arguments = rebuilt_arguments(&format!("cannot declare queue `{name}`"), table(arguments)?)?;
+        let size = method_frame(&[&name], &arguments)?;
         let declared = QueueDeclareArguments::new(&name)
             .passive(passive)
             .durable(durable && !passive)
             .exclusive(exclusive)
             .auto_delete(auto_delete)
-            .arguments(table(arguments)?)
+            .arguments(arguments)
             .finish();
         let shared_and_transient = !(passive || durable || exclusive);
-        Ok(Checked { arguments: declared, name, exclusive, shared_and_transient })
+        Ok(Checked { arguments: declared, name, size, exclusive, shared_and_transient })
     }
 
     /// Refuses what contradicts the type that was chosen.
@@ -225,29 +229,6 @@ impl From<QueueDeclareArguments> for QueueDeclaration {
     fn from(raw: QueueDeclareArguments) -> Self {
         Self { raw: Some(raw), queue_type: None, durable: false, ..Self::of_type("", "") }
     }
-}
-
-/// amqprs keeps its arguments private: they are read off the debug print, where a name can only look longer than it is.
-fn check_raw(arguments: QueueDeclareArguments) -> Result<Checked> {
-    let print = format!("{arguments:?}");
-    let read = || {
-        let (_, text) = print.split_once("queue: \"")?;
-        let mut escaped = false;
-        let end = text.find(|letter| {
-            let ends = letter == '"' && !escaped;
-            escaped = letter == '\\' && !escaped;
-            ends
-        })?;
-        let (flags, _) = text[end..].split_once(", arguments: ")?;
-        Some((&text[..end], flags))
-    };
-    let (name, flags) =
-        read().ok_or_else(|| Error::Invalid("this version of amqprs prints queue arguments in another way".into()))?;
-    check_name("queue name", name)?;
-    check_answered(flags.contains("no_wait: true"))?;
-    let exclusive = flags.contains("exclusive: true");
-    let shared_and_transient = !(exclusive || flags.contains("durable: true") || flags.contains("passive: true"));
-    Ok(Checked { name: name.to_owned(), exclusive, shared_and_transient, arguments })
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::{
     shelf::{Shelf, Subscription},
     supervisor::{Core, LinkState},
     suspicion::Suspicion,
-    topology::{check_consume, queue_delete},
+    topology::{fit_consume, queue_delete},
 };
 
 /// The prefetch of a consumer whose setup chooses none: enough to keep it busy, and a bound on what it may hold.
@@ -189,7 +189,7 @@ impl Task {
 
     async fn wish(&self, opening: &Arc<Opening>) -> Result<Wish> {
         let arguments = self.subscribe.run(opening, self.core.options.operation_timeout).await?;
-        check_consume(&arguments)?;
+        let arguments = fit_consume(arguments, opening)?;
         let queue = match &*arguments.queue {
             "" => opening.last_queue.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             name => name.to_owned(),

@@ -1,15 +1,20 @@
 //! Queues, exchanges and bindings: the same calls on a [`Setup`](crate::Setup), where they run again after every
 //! loss, and on a [`Channel`](crate::Channel), where they run once.
 
-use amqprs::FieldValue;
 use amqprs::channel::{
     BasicConsumeArguments, BasicQosArguments, ExchangeBindArguments, ExchangeDeclareArguments, ExchangeDeleteArguments,
     ExchangeUnbindArguments, QueueBindArguments, QueueDeleteArguments, QueuePurgeArguments, QueueUnbindArguments,
 };
-use std::sync::{Arc, PoisonError};
+use amqprs::{FieldTable, FieldValue};
+use std::{
+    mem::take,
+    sync::{Arc, PoisonError},
+};
 
 use crate::{
     Error, Result,
+    frame::{check_method_frame, method_frame},
+    headers::rebuilt_arguments,
     opening::Opening,
     queue::{Checked, QueueDeclaration},
 };
@@ -159,8 +164,25 @@ pub(crate) fn check_answered(no_wait: bool) -> Result<()> {
     if no_wait { Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into())) } else { Ok(()) }
 }
 
+/// The arguments of a declaration or binding, fit to be sent with these names: RabbitMQ would close the whole connection
+/// over a table with a wrong length, or one that is larger than a frame.
+fn fit(doing: &str, names: &[&str], arguments: FieldTable, opening: &Opening) -> Result<FieldTable> {
+    let arguments = rebuilt_arguments(doing, arguments)?;
+    check_method_frame(doing, method_frame(names, &arguments)?, opening.frame_max)?;
+    Ok(arguments)
+}
+
+/// The same for a consumer.
+pub(crate) fn fit_consume(mut arguments: BasicConsumeArguments, opening: &Opening) -> Result<BasicConsumeArguments> {
+    check_consume(&arguments)?;
+    let doing = format!("cannot consume from queue `{}`", arguments.queue);
+    let table = take(&mut arguments.arguments);
+    arguments.arguments = fit(&doing, &[&arguments.queue, &arguments.consumer_tag], table, opening)?;
+    Ok(arguments)
+}
+
 /// What would close the channel or the connection.
-pub(crate) fn check_consume(arguments: &BasicConsumeArguments) -> Result<()> {
+fn check_consume(arguments: &BasicConsumeArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("queue name", &arguments.queue)?;
     check_name("consumer tag", &arguments.consumer_tag)?;
@@ -182,8 +204,9 @@ pub(crate) fn check_consume(arguments: &BasicConsumeArguments) -> Result<()> {
 }
 
 pub(crate) async fn queue_declare(opening: Arc<Opening>, queue: QueueDeclaration) -> Result<QueueDeclared> {
-    let Checked { arguments, name: asked, exclusive, shared_and_transient } = queue.check()?;
+    let Checked { arguments, name: asked, size, exclusive, shared_and_transient } = queue.check()?;
     let doing = || format!("cannot declare queue `{asked}`");
+    check_method_frame(&doing(), size, opening.frame_max)?;
     let declared = opening.call(doing, |raw| async move { raw.queue_declare(arguments).await }).await;
     let (name, messages, consumers) = declared
         .map_err(|error| match shared_and_transient {
@@ -201,22 +224,26 @@ pub(crate) async fn queue_declare(opening: Arc<Opening>, queue: QueueDeclaration
     Ok(QueueDeclared { name, messages, consumers })
 }
 
-pub(crate) async fn queue_bind(opening: Arc<Opening>, arguments: QueueBindArguments) -> Result<()> {
+pub(crate) async fn queue_bind(opening: Arc<Opening>, mut arguments: QueueBindArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("queue name", &arguments.queue)?;
     check_name("exchange name", &arguments.exchange)?;
     check_name("binding key", &arguments.routing_key)?;
     let (queue, exchange) = (arguments.queue.clone(), arguments.exchange.clone());
     let doing = || format!("cannot bind queue `{queue}` to exchange `{exchange}`");
+    let names = [&*queue, &exchange, &arguments.routing_key];
+    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
     opening.call(doing, |raw| async move { raw.queue_bind(arguments).await }).await
 }
 
-pub(crate) async fn queue_unbind(opening: Arc<Opening>, arguments: QueueUnbindArguments) -> Result<()> {
+pub(crate) async fn queue_unbind(opening: Arc<Opening>, mut arguments: QueueUnbindArguments) -> Result<()> {
     check_name("queue name", &arguments.queue)?;
     check_name("exchange name", &arguments.exchange)?;
     check_name("binding key", &arguments.routing_key)?;
     let (queue, exchange) = (arguments.queue.clone(), arguments.exchange.clone());
     let doing = || format!("cannot unbind queue `{queue}` from exchange `{exchange}`");
+    let names = [&*queue, &exchange, &arguments.routing_key];
+    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
     opening.call(doing, |raw| async move { raw.queue_unbind(arguments).await }).await
 }
 
@@ -241,7 +268,7 @@ pub(crate) async fn queue_delete(opening: Arc<Opening>, arguments: QueueDeleteAr
     Ok(deleted.unwrap_or_default())
 }
 
-pub(crate) async fn exchange_declare(opening: Arc<Opening>, arguments: ExchangeDeclareArguments) -> Result<()> {
+pub(crate) async fn exchange_declare(opening: Arc<Opening>, mut arguments: ExchangeDeclareArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("exchange name", &arguments.exchange)?;
     check_name("exchange type", &arguments.exchange_type)?;
@@ -250,6 +277,8 @@ pub(crate) async fn exchange_declare(opening: Arc<Opening>, arguments: ExchangeD
     }
     let (exchange, kind) = (arguments.exchange.clone(), arguments.exchange_type.clone());
     let doing = || format!("cannot declare exchange `{exchange}`");
+    let names = [&*exchange, &kind];
+    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
     let declared = opening.call(doing, |raw| async move { raw.exchange_declare(arguments).await }).await;
     // RabbitMQ 3 closes the connection for it.
     declared.map_err(|error| error.blame(doing, &format!("exchange type '{kind}'")))
@@ -263,23 +292,27 @@ pub(crate) async fn exchange_delete(opening: Arc<Opening>, arguments: ExchangeDe
     opening.call(doing, |raw| async move { raw.exchange_delete(arguments).await }).await
 }
 
-pub(crate) async fn exchange_bind(opening: Arc<Opening>, arguments: ExchangeBindArguments) -> Result<()> {
+pub(crate) async fn exchange_bind(opening: Arc<Opening>, mut arguments: ExchangeBindArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("exchange name", &arguments.destination)?;
     check_name("exchange name", &arguments.source)?;
     check_name("binding key", &arguments.routing_key)?;
     let (destination, source) = (arguments.destination.clone(), arguments.source.clone());
     let doing = || format!("cannot bind exchange `{destination}` to exchange `{source}`");
+    let names = [&*destination, &source, &arguments.routing_key];
+    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
     opening.call(doing, |raw| async move { raw.exchange_bind(arguments).await }).await
 }
 
-pub(crate) async fn exchange_unbind(opening: Arc<Opening>, arguments: ExchangeUnbindArguments) -> Result<()> {
+pub(crate) async fn exchange_unbind(opening: Arc<Opening>, mut arguments: ExchangeUnbindArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("exchange name", &arguments.destination)?;
     check_name("exchange name", &arguments.source)?;
     check_name("binding key", &arguments.routing_key)?;
     let (destination, source) = (arguments.destination.clone(), arguments.source.clone());
     let doing = || format!("cannot unbind exchange `{destination}` from exchange `{source}`");
+    let names = [&*destination, &source, &arguments.routing_key];
+    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
     opening.call(doing, |raw| async move { raw.exchange_unbind(arguments).await }).await
 }
 

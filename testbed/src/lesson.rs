@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -266,6 +266,35 @@ pub async fn logs_to_stderr(host: &VirtualHost<'_>, program: &Program, first_lin
         ensure!(!stderr.contains(host.password()), "{flag} (RUST_LOG {filter:?}) shows the password:\n{stderr}");
     }
     Ok(())
+}
+
+/// Runs a program that needs two channels where its user may have one: twice it ends with the broker's words. RabbitMQ
+/// counts a channel a moment after it is open, and may let the second one pass; then the program prints its first line.
+pub async fn ends_over_the_limit_of_channels(
+    host: &VirtualHost<'_>,
+    program: &Program,
+    first_line: &str,
+) -> Result<()> {
+    host.put(&format!("/api/user-limits/{}/max-channels", host.name()), json!({"value": 1})).await?;
+    let mut refused = 0;
+    for _ in 0..10 {
+        let mut running = program.clone().url(host.url()).spawn()?;
+        if running.expect(first_line).await.is_ok() {
+            running.kill()?;
+            running.wait().await?;
+            continue;
+        }
+        let Finished { code, stdout, stderr } = running.wait().await?;
+        let last = stderr.lines().last().unwrap_or_default();
+        ensure!(code == Some(1) && stdout.is_empty(), "{code:?} {stdout:?} {stderr:?}");
+        ensure!(last.starts_with("Error: cannot open a channel: 530 NOT_ALLOWED"), "{stderr}");
+        ensure!(last.contains("channels") && last.contains("limit"), "{stderr}");
+        refused += 1;
+        if refused == 2 {
+            return Ok(());
+        }
+    }
+    bail!("of 10 runs {refused} were refused")
 }
 
 /// Publishes a message through the management interface; an error if no queue takes it. The properties are those of

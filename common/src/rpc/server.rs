@@ -140,7 +140,8 @@ fn text(outcome: Result<Vec<u8>, RemoteError>, _: Option<u8>, _: &mut BasicPrope
 /// A request that was worked on.
 struct Answer {
     caller: Caller,
-    reply: Option<Reply>,
+    /// `None`: nobody asked for one.
+    reply: Option<Box<Outgoing>>,
     request: Receipt,
 }
 
@@ -149,11 +150,6 @@ struct Caller {
     reply_to: Option<String>,
     correlation_id: Option<String>,
     delivery_mode: Option<u8>,
-}
-
-struct Reply {
-    message: Box<Outgoing>,
-    size: usize,
 }
 
 async fn answer<H, Fut>(request: Delivery, encode: Encode, handler: Arc<H>) -> Answer
@@ -176,7 +172,7 @@ where
 }
 
 impl Caller {
-    fn reply(&self, outcome: Result<Vec<u8>, RemoteError>, encode: Encode) -> Option<Reply> {
+    fn reply(&self, outcome: Result<Vec<u8>, RemoteError>, encode: Encode) -> Option<Box<Outgoing>> {
         let Some(reply_to) = &self.reply_to else {
             tracing::warn!("a request without `reply_to` cannot be answered; its result is thrown away");
             return None;
@@ -188,9 +184,8 @@ impl Caller {
             properties.with_correlation_id(id);
         }
         let body = encode(outcome, self.delivery_mode, &mut properties);
-        let size = body.len();
         // Not mandatory: a client that has gone needs no answer.
-        Some(Reply { message: Outgoing::new(BasicPublishArguments::new("", reply_to), properties, body), size })
+        Some(Outgoing::new(BasicPublishArguments::new("", reply_to), properties, body))
     }
 }
 
@@ -229,14 +224,7 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// Publishes a reply; it has arrived when this returns.
-async fn send(channel: &Channel, reply: Option<Reply>) -> Result<()> {
-    let Some(Reply { message, size }) = reply else { return Ok(()) };
-    let confirm = channel.hand_over(message).await?;
-    match confirm.await {
-        // Among several messages on their way, the broker's words tell which one it refused.
-        Err(Error::Unconfirmed { reason }) if reason.contains(&format!("message size {size} is larger")) => {
-            Err(Error::Invalid(reason))
-        }
-        confirmed => confirmed,
-    }
+async fn send(channel: &Channel, reply: Option<Box<Outgoing>>) -> Result<()> {
+    let Some(reply) = reply else { return Ok(()) };
+    channel.hand_over(reply).await?.await
 }

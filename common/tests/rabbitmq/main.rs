@@ -1,6 +1,7 @@
 //! What `common` promises, against a real RabbitMQ: one broker for all, a virtual host for each test.
 
 mod alarms;
+mod arguments;
 mod cancelled;
 mod connection_limits;
 mod consuming;

@@ -201,6 +201,45 @@ async fn a_request_without_reply_to_gets_no_reply_and_a_vanished_client_does_no_
     expect_empty(&again.channel("look").await?, "double").await
 }
 
+/// The queue for replies confirms nothing, as one without its majority does.
+#[tokio::test]
+async fn a_request_whose_reply_is_not_confirmed_goes_back_and_is_answered_again() -> Result<()> {
+    let bench = Bench::with(|options| options.operation_timeout(Duration::from_secs(3))).await?;
+    let channel = bench.channel().await?;
+    channel.queue_declare(queue("replies")).await?;
+    let replies = async |what: &str| {
+        let host = bench.host.name();
+        let queue = format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{host}\">>, queue, <<\"replies\">>)), \
+             sys:{what}(amqqueue:get_pid(Q))."
+        );
+        bench.host.broker().rabbitmqctl(&["eval", &queue]).await
+    };
+    let (begun, mut beginnings) = tokio::sync::mpsc::unbounded_channel();
+    let answer = move |request: Message| {
+        let _ = begun.send(request.redelivered);
+        async move { Ok::<_, Error>(request.body) }
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = RpcServer::new(&channel, requests).await?;
+    let serving = tokio::spawn(server.serve_until(answer, stopped));
+    replies("suspend").await?;
+    channel.publish(to("double"), plain().with_reply_to("replies").finish(), "again").await?;
+    for redelivered in [false, true] {
+        let begun = tokio::time::timeout(PATIENCE, beginnings.recv()).await.context("it did not go back")?;
+        ensure!(begun == Some(redelivered), "{begun:?}");
+    }
+    replies("resume").await?;
+    let mut answers = consume(&channel, "replies", true).await?;
+    for _ in 0..2 {
+        ensure!(next(&mut answers).await?.text() == "again");
+    }
+    // What it was asked is acknowledged when it has ended.
+    drop(stop);
+    serving.await??;
+    expect_empty(&channel, "double").await
+}
+
 #[tokio::test]
 async fn a_server_that_forgets_the_correlation_id_is_named_as_the_cause() -> Result<()> {
     let bench = Bench::new().await?;

@@ -109,3 +109,22 @@ async fn the_option_for_the_address_is_stronger_than_the_environment() -> Result
     assert_eq!(sent.stdout, format!("{SENT}\n"));
     Ok(())
 }
+
+/// Tokio itself panics over the lowest limits, before any code of ours runs.
+#[cfg(unix)]
+#[tokio::test]
+async fn too_few_open_files_are_one_clear_line() -> Result<()> {
+    let mut named = 0;
+    for limit in 6..=9 {
+        let limited = format!("ulimit -n {limit}; exec \"$0\"");
+        let end = Program::new("/bin/sh").args(["-c", &limited, SEND]).url("amqp://localhost:1").run().await?;
+        assert!(!end.stderr.contains("address space"), "{}", end.stderr);
+        if end.stderr.contains("cannot start what the connection runs on") {
+            let line = lesson::one_clear_line(&end)?;
+            assert!(line.contains("Too many open files") && line.contains("ulimit -n 1024"), "{line}");
+            named += 1;
+        }
+    }
+    assert!(named > 0, "no limit was met there");
+    Ok(())
+}

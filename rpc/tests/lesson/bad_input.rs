@@ -153,3 +153,10 @@ async fn a_header_nested_too_deeply_ends_neither_server_nor_client() -> Result<(
     assert!(end.code == Some(0) && end.stderr.contains("header \"a\" of the message"), "{end:?}");
     Ok(())
 }
+
+/// Its consumer has a channel of its own.
+#[tokio::test]
+async fn a_server_whose_user_may_have_one_channel_only_ends_with_the_brokers_words() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    lesson::ends_over_the_limit_of_channels(&host, &Program::new(RPC_SERVER), AWAITING).await
+}

@@ -73,3 +73,10 @@ async fn a_task_with_a_header_nested_too_deeply_is_done_without_it() -> Result<(
     Letter::new(tables(8_000), "deep\nforged").post(&host, "task_queue").await?;
     does(&mut worker, r"deep\nforged").await
 }
+
+/// Its consumer has a channel of its own.
+#[tokio::test]
+async fn a_worker_whose_user_may_have_one_channel_only_ends_with_the_brokers_words() -> Result<()> {
+    let host = Broker::shared().await?.virtual_host().await?;
+    lesson::ends_over_the_limit_of_channels(&host, &Program::new(WORKER), WAITING).await
+}
