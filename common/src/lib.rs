@@ -213,7 +213,8 @@
 //!
 //! What would make RabbitMQ close the connection, or leave the program in the dark: `immediate`, `no_wait`, names over 255
 //! bytes, a heartbeat of 0 or 1 second, a `basic_qos` with a `prefetch_size` or `global`, an exchange without a type, an
-//! `x-stream-offset` that is none, a [`QueueDeclaration`] that contradicts itself, properties and headers larger than a frame,
+//! `x-stream-offset` that is none, a [`QueueDeclaration`] that contradicts itself, properties, headers and arguments larger
+//! than a frame or nested more than 64 levels deep,
 //! an expiration that is not a number, and an exchange name of more than some 200 bytes that is not ASCII. `channel.flow` is
 //! not offered at all: RabbitMQ refuses to stop a consumer that way, prefetch does it.
 

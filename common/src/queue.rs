@@ -78,7 +78,7 @@ pub fn existing_queue(name: &str) -> QueueDeclaration {
 
 /// What `queue_declare` takes ([`queue.declare`](https://www.rabbitmq.com/amqp-0-9-1-reference#queue.declare)). Made by
 /// [`quorum_queue`], [`classic_queue`], [`stream_queue`], [`exclusive_queue`] or [`existing_queue`], or of amqprs's
-/// [`QueueDeclareArguments`], which are sent as they are.
+/// [`QueueDeclareArguments`], which are sent as they are; with a key that is twice in their table they are refused.
 ///
 /// What contradicts the type of queue is refused before anything is sent, with [`Invalid`](Error::Invalid) and a reason:
 /// quorum queues and streams are durable, have a name, and are neither exclusive nor deleted with their last consumer.

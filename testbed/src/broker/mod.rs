@@ -6,6 +6,8 @@ mod daemon;
 mod docker;
 mod found;
 #[cfg(unix)]
+mod group;
+#[cfg(unix)]
 mod install;
 mod management;
 #[cfg(unix)]

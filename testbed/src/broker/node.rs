@@ -9,29 +9,22 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, DirBuilder, File, Permissions},
     net::TcpStream,
-    os::unix::{
-        fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-        process::CommandExt,
-    },
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
-use nix::{
-    sys::{
-        signal::{Signal, killpg},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
-    unistd::{Pid, geteuid},
-};
+use nix::{sys::signal::Signal, unistd::geteuid};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Machinery, PORT_TAKEN, Ports, ServerTls, last_words,
+    Machinery, PORT_TAKEN, Ports, ServerTls,
+    group::Group,
+    last_words,
     ports::{free_port, random},
     start::Settings,
 };
@@ -411,49 +404,4 @@ fn write_rabbitmqctl(directory: &Path, commands: &Commands, environment: &[(&str
     let path = directory.join("rabbitmqctl");
     fs::write(&path, script)?;
     Ok(fs::set_permissions(path, Permissions::from_mode(0o700))?)
-}
-
-/// A process with all that it starts; killed when dropped.
-struct Group {
-    child: Child,
-    run_file: PathBuf,
-}
-
-impl Group {
-    fn start(mut command: Command, run_file: PathBuf) -> Result<Group> {
-        let child = command.process_group(0).spawn().context("cannot start `sh`")?;
-        Ok(Group { child, run_file })
-    }
-
-    fn runs(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
-    }
-
-    /// Whether a SIGSTOP has reached all threads: until it has, they still work.
-    fn has_stopped(&self) -> Result<bool> {
-        let id = Pid::from_raw(i32::try_from(self.child.id())?);
-        match waitpid(id, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED))? {
-            WaitStatus::Stopped(..) => Ok(true),
-            WaitStatus::StillAlive => Ok(false),
-            other => bail!("the process has ended: {other:?}"),
-        }
-    }
-
-    fn signal(&mut self, signal: Signal) -> Result<()> {
-        // Once it has been waited for, its number may be another's.
-        if !self.runs()? {
-            bail!("the process has ended");
-        }
-        let id = Pid::from_raw(i32::try_from(self.child.id())?);
-        killpg(id, signal).with_context(|| format!("cannot send {signal} to the process"))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Nothing can be done about failures: the guard comes afterwards.
-        let _ = self.signal(Signal::SIGKILL);
-        let _ = self.child.wait();
-        let _ = fs::remove_file(&self.run_file);
-    }
 }

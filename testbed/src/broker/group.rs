@@ -1,0 +1,62 @@
+//! A process with all that it starts.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::{
+        signal::{Signal, killpg},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+/// The process and its group; killed when dropped. Its number is in a file, for the guard.
+pub(super) struct Group {
+    child: Child,
+    run_file: PathBuf,
+}
+
+impl Group {
+    pub(super) fn start(mut command: Command, run_file: PathBuf) -> Result<Group> {
+        let child = command.process_group(0).spawn().context("cannot start `sh`")?;
+        Ok(Group { child, run_file })
+    }
+
+    pub(super) fn runs(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Whether a SIGSTOP has reached all threads: until it has, they still work.
+    pub(super) fn has_stopped(&self) -> Result<bool> {
+        let id = Pid::from_raw(i32::try_from(self.child.id())?);
+        match waitpid(id, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED))? {
+            WaitStatus::Stopped(..) => Ok(true),
+            WaitStatus::StillAlive => Ok(false),
+            other => bail!("the process has ended: {other:?}"),
+        }
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) -> Result<()> {
+        // Once it has been waited for, its number may be another's.
+        if !self.runs()? {
+            bail!("the process has ended");
+        }
+        let id = Pid::from_raw(i32::try_from(self.child.id())?);
+        killpg(id, signal).with_context(|| format!("cannot send {signal} to the process"))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Nothing can be done about failures: the guard comes afterwards.
+        let _ = self.signal(Signal::SIGKILL);
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.run_file);
+    }
+}
