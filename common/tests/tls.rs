@@ -307,7 +307,7 @@ fn a_wrong_file_is_an_error_before_anything_is_dialled() -> Result<()> {
         (format!("certfile={certificate}&keyfile={encrypted}"), ["is encrypted", "openssl pkey"]),
         (format!("certfile={certificate}&keyfile={bad_key}"), ["`keyfile`", "RSA, ECDSA or Ed25519"]),
         (format!("certfile={certificate}&keyfile={certificate}"), ["`keyfile`", "there is no private key in it"]),
-        (format!("certfile={certificate}"), ["`certfile`", "there is no private key in it"]),
+        (format!("certfile={certificate}"), ["`certfile`", "`keyfile` is missing"]),
         (format!("certfile={other_key}"), ["`certfile`", "there is no certificate in it"]),
         (format!("certfile={nonsense}&keyfile={other_key}"), ["`certfile`", "broken"]),
         (format!("cafile={broken}"), ["`cafile`", "broken PEM"]),

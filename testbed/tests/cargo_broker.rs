@@ -72,7 +72,7 @@ async fn of_two_brokers_each_terminal_gets_its_own() {
         assert_eq!(found, vhosts, "{listed:?}");
     }
     // The words and the exit code are those of rabbitmqctl.
-    let unknown = ctl(&["lits_queues"]).url(&second_url).run().await.unwrap();
+    let unknown = ctl(&["list_queue"]).url(&second_url).run().await.unwrap();
     assert_eq!(unknown.code, Some(64), "{unknown:?}");
     assert!(unknown.stderr.contains("list_queues"), "{unknown:?}");
     for mut broker in [first, second] {

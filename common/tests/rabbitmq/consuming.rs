@@ -64,6 +64,20 @@ async fn without_a_qos_of_its_own_a_consumer_is_handed_a_hundred() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_prefetch_that_rabbitmq_does_not_have_is_refused_and_the_channel_goes_on() -> Result<()> {
+    let bench = Bench::new().await?;
+    let channel = bench.channel().await?;
+    for (arguments, word) in
+        [(BasicQosArguments::new(1, 1, false), "prefetch_size"), (BasicQosArguments::new(0, 1, true), "global")]
+    {
+        let error = channel.basic_qos(arguments).await.expect_err(word);
+        ensure!(matches!(error, Error::Invalid(_)) && error.to_string().contains(word), "{error}");
+    }
+    channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_dropped_consumer_gives_back_what_it_had_not_read_and_keeps_what_it_had() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
