@@ -12,7 +12,7 @@ use testcontainers::bollard::container::LogOutput;
 use tokio::process::Command;
 
 #[cfg(unix)]
-use super::node;
+use super::node_directory;
 use super::{
     DEFAULT_PORT,
     daemon::Daemon,
@@ -37,7 +37,7 @@ pub async fn rabbitmqctl(arguments: &[String]) -> Result<ExitCode> {
     };
     #[cfg(unix)]
     if at.is_here()
-        && let Some(node) = node::directories().into_iter().find(|node| node.port == at.port)
+        && let Some(node) = node_directory::directories().into_iter().find(|node| node.port == at.port)
     {
         return spawn(Command::new(node.rabbitmqctl()).args(arguments)).await;
     }
@@ -70,7 +70,7 @@ impl Address {
 /// What may help a terminal in which `AMQP_URL` is not set, though a `cargo broker` has printed it.
 fn elsewhere() -> String {
     #[cfg(unix)]
-    if let Some(node) = node::directories().into_iter().next() {
+    if let Some(node) = node_directory::directories().into_iter().next() {
         let line = set_variable(&format!("amqp://guest:guest@localhost:{}", node.port));
         return format!("AMQP_URL is not set here, and a private node runs at port {}: `{line}`", node.port);
     }

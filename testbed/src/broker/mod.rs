@@ -12,6 +12,8 @@ mod install;
 mod management;
 #[cfg(unix)]
 mod node;
+#[cfg(unix)]
+mod node_directory;
 mod ports;
 mod probe;
 mod start;

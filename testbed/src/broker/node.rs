@@ -9,7 +9,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, DirBuilder, File, Permissions},
     net::TcpStream,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -18,13 +18,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
-use nix::{sys::signal::Signal, unistd::geteuid};
+use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::{
     Machinery, PORT_TAKEN, Ports, ServerTls,
     group::Group,
     last_words,
+    node_directory::PORT_FILE,
     ports::{free_port, random},
     start::Settings,
 };
@@ -57,38 +58,6 @@ until rm -rf "$1" || [ $try -eq 50 ]; do
   sleep 0.1
 done
 "#;
-
-/// The file in which a node's directory says at which port the node speaks AMQP.
-const PORT_FILE: &str = "port";
-
-/// The directory of a node that runs, of this process or of another one of this user's.
-pub(super) struct NodeDirectory {
-    path: PathBuf,
-    pub(super) port: u16,
-}
-
-impl NodeDirectory {
-    pub(super) fn rabbitmqctl(&self) -> PathBuf {
-        self.path.join("rabbitmqctl")
-    }
-}
-
-/// Where nodes of this user run. A directory of another user's is not looked at: what is in it gets executed.
-pub(super) fn directories() -> Vec<NodeDirectory> {
-    let entries = fs::read_dir(env::temp_dir()).into_iter().flatten().flatten();
-    let is_ours = |path: &Path| {
-        let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_dir);
-        metadata.is_some_and(|it| it.uid() == geteuid().as_raw() && it.mode() & 0o077 == 0)
-    };
-    let nodes = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("testbed-"));
-    let nodes = nodes.map(|entry| entry.path()).filter(|path| is_ours(path));
-    nodes
-        .filter_map(|path| {
-            let port = fs::read_to_string(path.join(PORT_FILE)).ok()?.parse().ok()?;
-            Some(NodeDirectory { path, port })
-        })
-        .collect()
-}
 
 /// A node, gone with its directory when this is dropped, or when this process ends.
 pub(super) struct NodeBroker {
