@@ -46,10 +46,15 @@ impl Daemon {
         for address in usual_addresses() {
             match Daemon::connect(&address).await {
                 Ok(daemon) => return Ok(daemon),
-                Err(error) => silent.push(format!("{address} ({error})")),
+                Err(error) => silent.push((address, error)),
             }
         }
-        bail!("no daemon answers at {}", silent.join(", nor at "))
+        // Most of these places exist nowhere. The first one stands for them.
+        let exists = |address: &str| Path::new(address.trim_start_matches("unix://")).exists();
+        let first = silent.iter().position(|(address, _)| exists(address)).unwrap_or(0);
+        let named = silent.iter().enumerate().filter(|(at, (address, _))| *at == first || exists(address));
+        let named: Vec<String> = named.map(|(_, (address, error))| format!("{address} ({error})")).collect();
+        bail!("no daemon answers at {}, nor at any other usual place", named.join(", nor at "))
     }
 
     /// The error is the last cause, which says it: no such file, permission denied.
