@@ -8,9 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueDeclareArguments};
+use amqprs::channel::{BasicConsumeArguments, BasicPublishArguments, ExchangeDeclareArguments, QueueDeclareArguments};
 use anyhow::{Context, Result, ensure};
-use common::{ConnectOptions, ConnectionManager, Error};
+use common::{ConnectOptions, ConnectionManager, Error, Setup};
+use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 
 use crate::{Bench, expect_in, plain, queue, to};
@@ -195,22 +196,34 @@ async fn a_port_that_accepts_and_says_nothing_is_an_error_in_time() -> Result<()
 }
 
 /// RabbitMQ closes the whole connection over a declaration that is longer than a frame.
+/// What a setup itself asks for is measured and refused before; but RabbitMQ 4.3 ends the connection when it has to cut a
+/// name as it says that there is no right to publish there.
 #[tokio::test]
 async fn a_setup_over_which_the_connection_is_closed_each_time_fails_soon() -> Result<()> {
     let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    if bench.host.broker().skip_below("4.3").await? {
+        return Ok(());
+    }
+    let rights = json!({"configure": ".*", "write": "^(q|amq\\.default)$", "read": ".*"});
+    bench.host.put(&format!("/api/permissions/{{vhost}}/{}", bench.host.name()), rights).await?;
+    let (channel, other) = (bench.channel().await?, bench.connections.channel("other").await?);
     let refused = |outcome: common::Result<()>| match outcome {
-        Err(Error::Lost { code: Some(501), .. }) => Ok(()),
+        Err(Error::Lost { code: Some(541), .. }) => Ok(()),
         outcome => Err(anyhow::anyhow!("{outcome:?}")),
     };
     let soon = Duration::from_secs(30);
-    let too_long = || queue("q").with("x-note", "n".repeat(200_000));
-    refused(channel.queue_declare(too_long()).await.map(drop))?;
-    let setup = channel.setup(move |channel| async move { channel.queue_declare(too_long()).await.map(drop) });
-    refused(timeout(soon, setup).await?)?;
-    let consumer = channel.consume(move |channel| async move {
-        channel.queue_declare(too_long()).await?;
-        Ok(BasicConsumeArguments::new("q", ""))
+    let breaking = move |channel: Setup| {
+        let other = other.clone();
+        async move {
+            let name = "щ".repeat(100);
+            drop(other.publish(BasicPublishArguments::new(&name, ""), plain(), "x").await);
+            channel.queue_declare(queue("q")).await.map(drop)
+        }
+    };
+    refused(timeout(soon, channel.setup(breaking.clone())).await?)?;
+    let consumer = channel.consume(move |channel| {
+        let breaks = breaking(channel);
+        async move { breaks.await.map(|()| BasicConsumeArguments::new("q", "")) }
     });
     refused(timeout(soon, consumer).await?.map(drop))?;
     // And nothing else was hurt for good. This channel may hear of the last close a moment later; a setup outlives it.
