@@ -8,6 +8,7 @@ use std::{
     env, fs,
     io::{Write, stderr},
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -95,6 +96,7 @@ async fn the_daemon_of_the_active_context_is_used() {
 
     let mut broker = broker(&directory.0).spawn().unwrap();
     let id = broker.id().unwrap();
+    let _container = Container(id);
     let url = loop {
         let line = broker.line().await.unwrap();
         if let Some(url) = line.trim().strip_prefix("export AMQP_URL=") {
@@ -109,6 +111,16 @@ async fn the_daemon_of_the_active_context_is_used() {
     let finished = broker.wait().await.unwrap();
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert_eq!(left::of(id), "");
+}
+
+/// The container of a process. Should the test fail, the socket that leads to it ends before those who would remove it.
+struct Container(u32);
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let script = format!("docker rm -fv $(docker ps -aq --filter name=testbed-{}-)", self.0);
+        drop(Command::new("sh").args(["-c", &script]).output());
+    }
 }
 
 /// Whether the image is here, or can be fetched.
