@@ -7,13 +7,14 @@ mod left;
 
 use std::{net::TcpListener, time::Duration};
 
-use testbed::{Finished, Program, Running};
+use testbed::{DEFAULT_PORT, Finished, Program, Running};
 
-fn broker(arguments: &[&str]) -> Running {
+/// Each test has a range of ports of its own: brokers that start at the same time find the same ports free.
+fn broker(port: u16) -> Running {
     Program::new(env!("CARGO_BIN_EXE_broker"))
-        .args(arguments)
+        .args(["--port", &port.to_string(), "--management-port", &port.wrapping_add(10_000).to_string()])
         // A broker takes its time, more so when others start, too.
-        .deadline(Duration::from_secs(60))
+        .deadline(Duration::from_secs(90))
         .spawn()
         .unwrap()
 }
@@ -38,7 +39,7 @@ async fn it_names_the_next_free_port_and_ctrl_c_leaves_nothing() {
     // A port that is taken.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let mut broker = broker(&["--port", &port.to_string()]);
+    let mut broker = broker(port);
     let id = broker.id().unwrap();
     let url = url(&mut broker).await;
     let found: u16 = url.strip_prefix("amqp://guest:guest@localhost:").unwrap().parse().unwrap();
@@ -58,9 +59,9 @@ fn ctl(arguments: &[&str]) -> Program {
 
 #[tokio::test]
 async fn of_two_brokers_each_terminal_gets_its_own() {
-    let mut first = broker(&["--port", "24000"]);
+    let mut first = broker(24000);
     let first_url = url(&mut first).await;
-    let mut second = broker(&["--port", "24000"]);
+    let mut second = broker(24000);
     let second_url = url(&mut second).await;
     assert_ne!(first_url, second_url);
     let added = ctl(&["--quiet", "add_vhost", "mine"]).url(&first_url).run().await.unwrap();
@@ -85,7 +86,7 @@ async fn of_two_brokers_each_terminal_gets_its_own() {
 async fn it_warns_when_programs_without_amqp_url_go_elsewhere() {
     // On a machine where somebody has the port already, that one is as good.
     let _other = TcpListener::bind("127.0.0.1:5672");
-    let mut broker = broker(&[]);
+    let mut broker = broker(DEFAULT_PORT);
     let warning = broker.stderr_line_containing("warning:").await.unwrap();
     assert!(warning.contains("is at port 5672. In a terminal without AMQP_URL"), "{warning}");
     assert_ne!(url(&mut broker).await, "amqp://guest:guest@localhost:5672");
@@ -112,7 +113,7 @@ async fn without_a_broker_within_reach_ctl_says_why() {
 
 #[tokio::test]
 async fn nothing_is_left_when_it_is_killed() {
-    let mut broker = broker(&["--port", "21000"]);
+    let mut broker = broker(21000);
     let id = broker.id().unwrap();
     url(&mut broker).await;
     broker.kill().unwrap();
@@ -122,7 +123,7 @@ async fn nothing_is_left_when_it_is_killed() {
 
 #[tokio::test]
 async fn nothing_is_left_when_it_is_killed_while_it_starts() {
-    let mut broker = broker(&["--port", "22000"]);
+    let mut broker = broker(22000);
     let id = broker.id().unwrap();
     broker.stderr_line_containing("starting").await.unwrap();
     broker.kill().unwrap();
@@ -132,7 +133,7 @@ async fn nothing_is_left_when_it_is_killed_while_it_starts() {
 
 #[tokio::test]
 async fn it_says_when_rabbitmq_has_ended_by_itself() {
-    let mut broker = broker(&["--port", "23000"]);
+    let mut broker = broker(23000);
     let id = broker.id().unwrap();
     url(&mut broker).await;
     left::kill_broker_of(id);

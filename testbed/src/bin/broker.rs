@@ -24,6 +24,9 @@ struct Options {
     /// Port for the lessons; if it is taken, the next free one
     #[arg(long, default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    /// Port for the management page; if it is taken, the next free one
+    #[arg(long, default_value_t = 15672, value_parser = clap::value_parser!(u16).range(1..))]
+    management_port: u16,
 }
 
 #[tokio::main]
@@ -41,7 +44,7 @@ async fn run(options: &Options) -> Result<ExitCode> {
     let mut signal = Signal::listen()?;
     let start = Broker::builder()
         .port_from(options.port)
-        .management_port_from(15672)
+        .management_port_from(options.management_port)
         .report(|line| eprintln!("{line}"))
         .start();
     let broker = tokio::select! {
