@@ -188,7 +188,7 @@ async fn messages_from_before_are_named_with_what_to_do() {
     for part in [
         "expected the queue `hello` is empty, and nobody reads from it",
         "seen it has 1 message and 0 consumers",
-        "`rabbitmqctl purge_queue hello`",
+        "`cargo ctl purge_queue hello`",
         "unset AMQP_URL",
     ] {
         assert!(text.contains(part), "{part} is not in {}", finished.stdout);
