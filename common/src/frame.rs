@@ -28,13 +28,18 @@ pub(crate) fn header_frame(properties: &BasicProperties) -> Result<usize> {
 
 /// Whether such a frame can be sent on this connection. A `frame_max` of 0 is no limit.
 pub(crate) fn check_header_frame(size: usize, frame_max: usize) -> Result<()> {
-    if size <= frame_max || frame_max == 0 {
+    if fits(size, frame_max) {
         return Ok(());
     }
     Err(Error::Invalid(format!(
         "the message's properties and headers take {size} bytes; they have to fit into one frame, and RabbitMQ takes \
          frames of {frame_max} bytes (`frame_max`): put what is large into the body"
     )))
+}
+
+/// 0 is no limit.
+fn fits(size: usize, frame_max: usize) -> bool {
+    size <= frame_max || frame_max == 0
 }
 
 /// The size of the frame of a method with these names and arguments.
@@ -50,7 +55,7 @@ pub(crate) fn around_arguments(names: &[&str]) -> usize {
 
 /// Whether such a frame can be sent on this connection.
 pub(crate) fn check_method_frame(doing: &str, size: usize, frame_max: usize) -> Result<()> {
-    if size <= frame_max || frame_max == 0 {
+    if fits(size, frame_max) {
         return Ok(());
     }
     Err(Error::Invalid(format!(

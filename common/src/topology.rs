@@ -164,20 +164,18 @@ pub(crate) fn check_answered(no_wait: bool) -> Result<()> {
     if no_wait { Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into())) } else { Ok(()) }
 }
 
-/// The arguments of a declaration or binding, fit to be sent with these names: RabbitMQ would close the whole connection
+/// Makes the arguments of a declaration or binding fit to be sent with these names: RabbitMQ would close the whole connection
 /// over a table with a wrong length, or one that is larger than a frame.
-fn fit(doing: &str, names: &[&str], arguments: FieldTable, opening: &Opening) -> Result<FieldTable> {
-    let arguments = rebuilt_arguments(doing, arguments)?;
-    check_method_frame(doing, method_frame(names, &arguments)?, opening.frame_max)?;
-    Ok(arguments)
+fn fit(doing: &str, names: &[&str], arguments: &mut FieldTable, opening: &Opening) -> Result<()> {
+    *arguments = rebuilt_arguments(doing, take(arguments))?;
+    check_method_frame(doing, method_frame(names, arguments)?, opening.frame_max)
 }
 
 /// The same for a consumer.
 pub(crate) fn fit_consume(mut arguments: BasicConsumeArguments, opening: &Opening) -> Result<BasicConsumeArguments> {
     check_consume(&arguments)?;
     let doing = format!("cannot consume from queue `{}`", arguments.queue);
-    let table = take(&mut arguments.arguments);
-    arguments.arguments = fit(&doing, &[&arguments.queue, &arguments.consumer_tag], table, opening)?;
+    fit(&doing, &[&arguments.queue, &arguments.consumer_tag], &mut arguments.arguments, opening)?;
     Ok(arguments)
 }
 
@@ -232,7 +230,7 @@ pub(crate) async fn queue_bind(opening: Arc<Opening>, mut arguments: QueueBindAr
     let (queue, exchange) = (arguments.queue.clone(), arguments.exchange.clone());
     let doing = || format!("cannot bind queue `{queue}` to exchange `{exchange}`");
     let names = [&*queue, &exchange, &arguments.routing_key];
-    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
+    fit(&doing(), &names, &mut arguments.arguments, &opening)?;
     opening.call(doing, |raw| async move { raw.queue_bind(arguments).await }).await
 }
 
@@ -243,7 +241,7 @@ pub(crate) async fn queue_unbind(opening: Arc<Opening>, mut arguments: QueueUnbi
     let (queue, exchange) = (arguments.queue.clone(), arguments.exchange.clone());
     let doing = || format!("cannot unbind queue `{queue}` from exchange `{exchange}`");
     let names = [&*queue, &exchange, &arguments.routing_key];
-    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
+    fit(&doing(), &names, &mut arguments.arguments, &opening)?;
     opening.call(doing, |raw| async move { raw.queue_unbind(arguments).await }).await
 }
 
@@ -278,7 +276,7 @@ pub(crate) async fn exchange_declare(opening: Arc<Opening>, mut arguments: Excha
     let (exchange, kind) = (arguments.exchange.clone(), arguments.exchange_type.clone());
     let doing = || format!("cannot declare exchange `{exchange}`");
     let names = [&*exchange, &kind];
-    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
+    fit(&doing(), &names, &mut arguments.arguments, &opening)?;
     let declared = opening.call(doing, |raw| async move { raw.exchange_declare(arguments).await }).await;
     // RabbitMQ 3 closes the connection for it.
     declared.map_err(|error| error.blame(doing, &format!("exchange type '{kind}'")))
@@ -300,7 +298,7 @@ pub(crate) async fn exchange_bind(opening: Arc<Opening>, mut arguments: Exchange
     let (destination, source) = (arguments.destination.clone(), arguments.source.clone());
     let doing = || format!("cannot bind exchange `{destination}` to exchange `{source}`");
     let names = [&*destination, &source, &arguments.routing_key];
-    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
+    fit(&doing(), &names, &mut arguments.arguments, &opening)?;
     opening.call(doing, |raw| async move { raw.exchange_bind(arguments).await }).await
 }
 
@@ -312,7 +310,7 @@ pub(crate) async fn exchange_unbind(opening: Arc<Opening>, mut arguments: Exchan
     let (destination, source) = (arguments.destination.clone(), arguments.source.clone());
     let doing = || format!("cannot unbind exchange `{destination}` from exchange `{source}`");
     let names = [&*destination, &source, &arguments.routing_key];
-    arguments.arguments = fit(&doing(), &names, take(&mut arguments.arguments), &opening)?;
+    fit(&doing(), &names, &mut arguments.arguments, &opening)?;
     opening.call(doing, |raw| async move { raw.exchange_unbind(arguments).await }).await
 }
 

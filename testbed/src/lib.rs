@@ -39,7 +39,7 @@ mod proxy;
 pub mod stranger;
 pub mod tour;
 
-pub use broker::{Broker, BrokerBuilder, DEFAULT_PORT, Listener, ServerTls, VirtualHost, ctl, listener};
+pub use broker::{Broker, BrokerBuilder, DEFAULT_PORT, Listener, ServerTls, VirtualHost, ctl, listener, skip};
 pub use certificates::{Authority, Identity};
 pub use program::{Finished, Program, Running, Stream};
 pub use programs::{build_examples, build_programs};

@@ -6,9 +6,7 @@ mod left;
 
 use std::{
     env, fs,
-    io::{Write, stderr},
     path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use testbed::Program;
+use testbed::{Program, skip};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
     net::{TcpListener, UnixListener, UnixStream},
@@ -85,8 +83,7 @@ fn forward(socket: &Path, target: PathBuf) -> Arc<AtomicUsize> {
 async fn the_daemon_of_the_active_context_is_used() {
     let daemon = PathBuf::from("/var/run/docker.sock");
     if UnixStream::connect(&daemon).await.is_err() || !has_image().await {
-        let why = "it needs Docker with an image of RabbitMQ";
-        writeln!(stderr(), "skipped: the_daemon_of_the_active_context_is_used: {why}").unwrap();
+        skip("it needs Docker with an image of RabbitMQ").unwrap();
         return;
     }
     let directory = Directory::new("context");
@@ -118,8 +115,7 @@ struct Container(u32);
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let script = format!("docker rm -fv $(docker ps -aq --filter name=testbed-{}-)", self.0);
-        drop(Command::new("sh").args(["-c", &script]).output());
+        left::remove_container_of(self.0);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, future::ready, path::Path, pin::pin, time::Durat
 use anyhow::{Result, anyhow};
 use futures_util::{StreamExt, TryStreamExt};
 use testcontainers::{
-    GenericImage, ImageExt, TestcontainersError,
+    GenericImage, ImageExt,
     bollard::{
         body_full,
         models::{ContainerCreateBody, HostConfig, PortBinding},
@@ -66,7 +66,7 @@ impl Container<'_> {
         for (path, text) in self.files() {
             container = container.with_copy_to(path, text.into_bytes());
         }
-        let container = container.start().await.map_err(one_error)?;
+        let container = container.start().await.map_err(|error| anyhow!("{error}"))?;
         // Its destructor needs a runtime; we remove the container ourselves.
         std::mem::forget(container);
         Ok(())
@@ -168,7 +168,3 @@ async fn archive(files: Vec<(String, String)>) -> Result<Vec<u8>> {
 
 /// How an error begins that says that an image is not to be had.
 pub(super) const NOT_FETCHED: &str = "failed to pull the image";
-
-fn one_error(error: TestcontainersError) -> anyhow::Error {
-    anyhow!("{error}")
-}

@@ -17,6 +17,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long one request may take: fetching an image sends news all the time.
 const REQUEST_SECONDS: u64 = 120;
 
+/// Docker's named pipe.
+const WINDOWS: &str = "npipe:////./pipe/docker_engine";
+
 /// A daemon that answers.
 #[derive(Clone)]
 pub(super) struct Daemon {
@@ -67,12 +70,14 @@ impl Daemon {
         }
     }
 
-    /// Whether testcontainers comes to this daemon, too: it knows no contexts and no Podman, and takes the first
-    /// of these sockets that exists.
+    /// Whether testcontainers comes to this daemon, too: it knows no contexts and no Podman. `DOCKER_HOST` is an address
+    /// to it even when it is empty.
     pub(super) fn is_that_of_testcontainers(&self) -> bool {
-        set("DOCKER_HOST").is_some()
-            || cfg!(windows)
-            || docker_sockets().into_iter().find(|socket| socket.exists()).is_some_and(|it| unix(&it) == self.address)
+        let usual = || {
+            let socket = docker_sockets().into_iter().find(|socket| socket.exists());
+            if cfg!(windows) { Some(WINDOWS.to_owned()) } else { socket.map(|socket| unix(&socket)) }
+        };
+        env::var("DOCKER_HOST").ok().or_else(usual).is_some_and(|address| address == self.address)
     }
 
     /// The machine whose ports the containers' ports are published at, if it is another one than this.
@@ -129,7 +134,7 @@ fn json(file: &Path) -> Option<Value> {
 /// Where daemons listen by default.
 fn usual_addresses() -> Vec<String> {
     if cfg!(windows) {
-        return vec!["npipe:////./pipe/docker_engine".to_owned()];
+        return vec![WINDOWS.to_owned()];
     }
     let runtime = set("XDG_RUNTIME_DIR").map(PathBuf::from);
     let below = |directory: &Option<PathBuf>, path: &str| directory.as_ref().map(|directory| directory.join(path));

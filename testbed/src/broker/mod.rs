@@ -173,8 +173,8 @@ impl Broker {
         probe::version(&self.host, self.port).await
     }
 
-    /// For a test that this RabbitMQ may be too old for: whether it is older than `least`, as `4.3`. Then a line that begins
-    /// with `skipped:` and names the test goes to stderr, past the test runner's capture: to be seen, and to be counted.
+    /// For a test that this RabbitMQ may be too old for: whether it is older than `least`, as `4.3`. Then it
+    /// is [skipped](skip).
     ///
     /// ```no_run
     /// # async fn test(broker: testbed::Broker) -> anyhow::Result<()> {
@@ -189,8 +189,7 @@ impl Broker {
         let version = self.version().await?;
         let skips = numbers(&version) < numbers(least);
         if skips {
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            writeln!(io::stderr(), "skipped: {test}: it needs RabbitMQ {least} or newer, and this is {version}")?;
+            skip(&format!("it needs RabbitMQ {least} or newer, and this is {version}"))?;
         }
         Ok(skips)
     }
@@ -283,6 +282,13 @@ impl Broker {
         }
         Ok(())
     }
+}
+
+/// Says why a test cannot run here, for one that returns then: in a line that begins with `skipped:` and names the test,
+/// on stderr, past the test runner's capture, to be seen and to be counted.
+pub fn skip(why: &str) -> io::Result<()> {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    writeln!(io::stderr(), "skipped: {test}: {why}")
 }
 
 /// A message in one line, for a list with one line per step.

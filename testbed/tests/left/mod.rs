@@ -23,6 +23,12 @@ pub fn kill_broker_of(owner: u32) {
     ));
 }
 
+/// Removes the container of the process with this id, if it is there.
+#[allow(dead_code)] // not by every test that includes this
+pub fn remove_container_of(owner: u32) {
+    shell(&format!("docker rm -fv $(docker ps -aq --filter name=testbed-{owner}-)"));
+}
+
 /// Waits until nothing is left; nothing tells a third party of that, so it looks again and again.
 #[allow(dead_code)] // not by every test that includes this
 pub async fn until_nothing(owner: u32) {
