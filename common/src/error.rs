@@ -67,12 +67,12 @@ pub enum Error {
     },
 
     /// The broker ended a consumer: its queue was deleted, or a delivery was not acknowledged in time.
-    #[error("RabbitMQ cancelled the consumer of queue `{}`{}", escaped(queue), why_cancelled(*late))]
+    #[error("RabbitMQ cancelled the consumer of queue `{}`{}", escaped(queue), why_cancelled(*unacknowledged))]
     Cancelled {
         /// The queue it consumed from.
         queue: String,
-        /// The queue still exists, and deliveries of the consumer were not acknowledged.
-        late: bool,
+        /// Deliveries of the consumer were not acknowledged yet, so that the time for it can have been over.
+        unacknowledged: bool,
     },
 
     /// The connection broke again and again as soon as a consumer had subscribed, so the consumer has ended.
@@ -262,9 +262,9 @@ fn because(reason: &str) -> String {
 const ACKNOWLEDGEMENT_TIMEOUT: &str = "finish sooner, acknowledge earlier, or raise RabbitMQ's acknowledgement timeout \
      (`consumer_timeout` in rabbitmq.conf, in milliseconds; 30 minutes unless set)";
 
-fn why_cancelled(late: bool) -> String {
-    if late {
-        format!(", which still exists: probably a delivery was not acknowledged in time; {ACKNOWLEDGEMENT_TIMEOUT}")
+fn why_cancelled(unacknowledged: bool) -> String {
+    if unacknowledged {
+        format!(": the queue was deleted, or a delivery was not acknowledged in time (then {ACKNOWLEDGEMENT_TIMEOUT})")
     } else {
         " (was the queue deleted?)".into()
     }

@@ -217,7 +217,7 @@ impl Task {
         loop {
             tokio::select! {
                 error = opening.lost() => return error,
-                () = opening.cancelled.cancelled() => return self.cancelled(opening, wish.queue).await,
+                () = opening.cancelled.cancelled() => return self.cancelled(opening, wish).await,
                 () = stands_its_trial(opening), if on_trial => {
                     on_trial = false;
                     if let Err(error) = self.widen(opening, &wish).await {
@@ -250,16 +250,14 @@ impl Task {
 
     /// RabbitMQ has cancelled the consumer, and the channel lives: what is in the user's hands can be settled on it, and what
     /// is not goes back.
-    async fn cancelled(&self, opening: &Arc<Opening>, queue: String) -> Error {
+    async fn cancelled(&self, opening: &Arc<Opening>, wish: Wish) -> Error {
         let mut unread = self.shelf.take_back(opening);
-        let held = Arc::strong_count(opening) > 1 + unread.len()
-            || unread.iter().any(|it| it.first.is_some() || !it.messages.is_empty());
-        // When nothing was held, nothing was held for too long.
-        let late = held && count_messages(opening, &queue).await.is_ok();
+        let prefetched = unread.iter().any(|it| it.first.is_some() || !it.messages.is_empty());
+        let in_hand = Arc::strong_count(opening) > 1 + unread.len();
         for subscription in &mut unread {
             subscription.give_back().await;
         }
-        Error::Cancelled { queue, late }
+        Error::Cancelled { queue: wish.queue, unacknowledged: !wish.arguments.no_ack && (prefetched || in_hand) }
     }
 }
 

@@ -1,13 +1,13 @@
 //! What needs a process of its own, because it reads the log or measures the memory.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
 use amqprs::{
     BasicProperties,
-    channel::{BasicConsumeArguments, BasicPublishArguments, QueueDeclareArguments},
+    channel::{BasicConsumeArguments, BasicPublishArguments, QueueDeclareArguments, QueueDeleteArguments},
 };
 use anyhow::{Context, Result, ensure};
 use common::{ConnectOptions, ConnectionManager, Consumer, Delivery, Settlement, Setup, quorum_queue};
@@ -29,17 +29,12 @@ async fn subscribe(channel: Setup) -> common::Result<BasicConsumeArguments> {
 /// RabbitMQ 4.3 cancels the consumer of a quorum queue, older ones close the channel.
 #[tokio::test]
 async fn a_delivery_that_is_not_acknowledged_in_time_names_the_timeout_and_what_to_do() -> Result<()> {
-    let log = Log::default();
-    tracing_subscriber::fmt()
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .try_init()
-        .map_err(|e| anyhow::anyhow!("{e}"))?;
+    let log = Log::of_this_process();
     let broker = Broker::builder().configuration("consumer_timeout = 10000").start().await?;
     // Old versions look once a minute.
     broker.rabbitmqctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 1000)."]).await?;
     let connections = ConnectionManager::new(broker.url().parse::<ConnectOptions>()?);
-    let channel = connections.channel("test").await?;
+    let channel = connections.channel("late").await?;
     let mut consumer = channel.consume(subscribe).await?;
     for body in ["held", "unread", "unread too"] {
         channel.publish(BasicPublishArguments::new("", "late"), BasicProperties::default(), body).await?;
@@ -47,13 +42,13 @@ async fn a_delivery_that_is_not_acknowledged_in_time_names_the_timeout_and_what_
     let held = next(&mut consumer).await?;
     ensure!(held.text() == "held");
     timeout(ROOM, async {
-        while !log.text().contains("consumer_timeout") {
+        while !log.of_channel("late").contains("consumer_timeout") {
             sleep(Duration::from_millis(100)).await;
         }
     })
     .await
     .with_context(|| log.text())?;
-    println!("{}", log.text());
+    println!("{}", log.of_channel("late"));
     // It has waited too long, and comes again; the others come again as well.
     let settled = held.ack().await?;
     println!("RabbitMQ {}: settled {settled:?}", broker.version().await?);
@@ -69,6 +64,46 @@ async fn a_delivery_that_is_not_acknowledged_in_time_names_the_timeout_and_what_
     }
     timeout(ROOM, connections.close_all()).await??;
     broker.shutdown().await
+}
+
+/// Only who holds a delivery hears of the timeout.
+#[tokio::test]
+async fn a_deleted_queue_is_not_taken_for_a_delivery_that_was_not_acknowledged() -> Result<()> {
+    let log = Log::of_this_process();
+    let host = Broker::shared().await?.virtual_host().await?;
+    let connections = ConnectionManager::new(host.url().parse::<ConnectOptions>()?);
+    let by = connections.channel("by").await?;
+    let mut consumers = Vec::new();
+    let mut held = None;
+    for name in ["automatic", "settled", "held"] {
+        let subscribe = move |channel: Setup| async move {
+            channel.queue_declare(quorum_queue(name)).await?;
+            Ok(BasicConsumeArguments::new(name, "").auto_ack(name == "automatic").finish())
+        };
+        let mut consumer = connections.channel(name).await?.consume(subscribe).await?;
+        by.publish(BasicPublishArguments::new("", name), BasicProperties::default(), name).await?;
+        let delivery = next(&mut consumer).await?;
+        match name {
+            "settled" => drop(delivery.ack().await?),
+            "held" => held = Some(delivery),
+            _ => drop(delivery),
+        }
+        consumers.push(consumer);
+        by.queue_delete(QueueDeleteArguments::new(name)).await?;
+        timeout(ROOM, async {
+            while !log.of_channel(name).contains("cancelled the consumer") {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .with_context(|| log.text())?;
+        let said = log.of_channel(name);
+        ensure!(said.contains("the queue was deleted") || said.contains("was the queue deleted?"), "{said}");
+        ensure!(said.contains("consumer_timeout") == (name == "held"), "{said}");
+    }
+    drop(held);
+    timeout(ROOM, connections.close_all()).await??;
+    Ok(())
 }
 
 /// The memory this process has, in MiB.
@@ -121,6 +156,21 @@ async fn what_a_lost_connection_has_delivered_does_not_stay_in_memory() -> Resul
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    /// The manager runs on threads of its own, so there is one log for all tests here.
+    fn of_this_process() -> Self {
+        static LOG: LazyLock<Log> = LazyLock::new(|| {
+            let log = Log::default();
+            tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).init();
+            log
+        });
+        LOG.clone()
+    }
+
+    fn of_channel(&self, name: &str) -> String {
+        let name = format!("channel `{name}`");
+        self.text().lines().filter(|line| line.contains(&name)).collect()
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
