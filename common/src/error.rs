@@ -123,7 +123,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// This opening of the channel has ended; its successor has another one.
+    /// This session of the channel has ended; its successor has another one.
     #[error("this channel was closed and opened anew; what belonged to its past is settled by RabbitMQ")]
     Stale,
 

@@ -77,6 +77,16 @@ fn is_control(character: char) -> bool {
         )
 }
 
+/// What a user typed, for a message: on one line, and not too long.
+pub(crate) fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    let mut shortened: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MOST).is_some() {
+        shortened.push('…');
+    }
+    shortened
+}
+
 #[cfg(test)]
 mod tests {
     use super::escaped;

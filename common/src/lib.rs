@@ -217,69 +217,60 @@
 //! than a frame or nested more than 64 levels deep,
 //! an expiration that is not a number, and an exchange name of more than some 200 bytes that is not ASCII. `channel.flow` is
 //! not offered at all: RabbitMQ refuses to stop a consumer that way, prefetch does it.
+//!
+//! # Layout
+//!
+//! Bottom up; a file uses only what stands above it in this list, and a test keeps it so.
+//!
+//! | in `common/src` | |
+//! |---|---|
+//! | `error.rs`, `escape.rs`, `json.rs`, `deadline.rs` | errors, and small helpers |
+//! | `options/` | how to connect: URL, TLS |
+//! | `encoding/` | field tables and names as they are sent: their size, their depth |
+//! | `connection/` | one TCP connection: connecting, why a login failed, its loss, and the supervisor that reconnects |
+//! | `session/` | one AMQP channel until it is lost: declarations, setups, confirms, and how it is opened again |
+//! | `consumer/` | the stream of deliveries, what keeps it subscribed, and settling |
+//! | `channel/` | a name over many sessions: publishing, transactions, `get` |
+//! | `worker/` | running handlers on deliveries, tasks |
+//! | `rpc/` | remote procedure calls |
+//! | `manager.rs`, `cli.rs` | the connection manager; the arguments that all programs take |
 
 #![deny(missing_docs)]
 
-mod acks;
 mod channel;
-mod channel_core;
+mod connection;
 mod consumer;
-mod deep;
-mod delivery;
-mod diagnosis;
-mod dial;
+mod deadline;
+mod encoding;
 mod error;
 mod escape;
-mod events;
-mod frame;
-mod get;
-mod headers;
-mod ledger;
-mod link;
-mod loss;
+mod json;
 mod manager;
-mod numbers;
-mod opening;
 mod options;
-mod printed;
-mod process;
-mod publish;
-mod queue;
-mod ready;
-mod refusal;
-mod remote;
-mod reopen;
-mod setup;
-mod shelf;
-mod subscribing;
-mod supervisor;
-mod suspicion;
-mod table;
-mod tls;
-mod topology;
-mod transaction;
-mod unconfirmed;
-mod wait;
-mod work;
+mod remote_error;
+mod session;
+mod worker;
 
 pub mod cli;
 pub mod rpc;
-pub mod tasks;
 
 pub use channel::Channel;
+pub use channel::publish::Confirm;
+pub use channel::transaction::Transaction;
+pub use connection::events::{Event, Events};
 pub use consumer::Consumer;
-pub use delivery::{Delivery, Info, Message, Settlement};
+pub use consumer::delivery::{Delivery, Info, Message, Settlement};
+pub use encoding::table::{TableValue, table};
 pub use error::{Error, Result, Returned};
 pub use escape::{Escaped, escaped};
-pub use events::{Event, Events};
 pub use manager::ConnectionManager;
 pub use options::ConnectOptions;
-pub use process::{Outcome, ProcessOptions};
-pub use publish::Confirm;
-pub use queue::{QueueDeclaration, classic_queue, exclusive_queue, existing_queue, quorum_queue, stream_queue};
-pub use remote::RemoteError;
-pub use setup::Setup;
-pub use table::{TableValue, table};
-pub use tls::Tls;
-pub use topology::QueueDeclared;
-pub use transaction::Transaction;
+pub use options::tls::Tls;
+pub use remote_error::RemoteError;
+pub use session::queue::{
+    QueueDeclaration, classic_queue, exclusive_queue, existing_queue, quorum_queue, stream_queue,
+};
+pub use session::setup::Setup;
+pub use session::topology::QueueDeclared;
+pub use worker::handler::{Outcome, ProcessOptions};
+pub use worker::tasks;

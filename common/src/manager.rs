@@ -6,17 +6,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    runtime::{Builder, Runtime},
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::time::{timeout, timeout_at};
 
 use crate::{
-    Channel, ConnectOptions, Error, Event, Events, Result,
-    channel_core::ChannelCore,
-    deep::{STACK, stack_size},
-    supervisor::{Core, LinkState, Request, supervise},
+    Channel, ConnectOptions, Error, Event, Events, Result, channel::channel_core::ChannelCore,
+    connection::handle::ConnectionHandle,
 };
 
 /// How long those who work on deliveries may take to settle what is done, at the end: no longer than writing does.
@@ -48,39 +42,15 @@ const LAST_ACKS: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone)]
 pub struct ConnectionManager {
-    pub(crate) handle: Arc<ManagerHandle>,
-}
-
-/// Held by everything a user holds, and by no task: when the last one goes, all tasks end.
-pub(crate) struct ManagerHandle {
-    pub core: Arc<Core>,
-    requests: mpsc::UnboundedSender<Request>,
-    /// The supervisor's end of `requests`, until the first use starts it.
-    supervisor: Mutex<Option<mpsc::UnboundedReceiver<Request>>>,
-    channels: Mutex<HashMap<String, Arc<ChannelCore>>>,
-    runtime: Mutex<Option<Runtime>>,
-}
-
-impl Drop for ManagerHandle {
-    fn drop(&mut self) {
-        self.core.closing.cancel();
-        self.core.stop.cancel();
-        self.end_runtime();
-    }
+    handle: Arc<ConnectionHandle>,
+    /// By name. Each is kept alive by its own task.
+    channels: Arc<Mutex<HashMap<String, Arc<ChannelCore>>>>,
 }
 
 impl ConnectionManager {
     /// A manager for the broker described by `options`. Dials nothing yet.
     pub fn new(options: ConnectOptions) -> Self {
-        let (requests, supervisor) = mpsc::unbounded_channel();
-        let handle = ManagerHandle {
-            core: Arc::new(Core::new(options)),
-            requests,
-            supervisor: Mutex::new(Some(supervisor)),
-            channels: Mutex::default(),
-            runtime: Mutex::default(),
-        };
-        Self { handle: Arc::new(handle) }
+        Self { handle: ConnectionHandle::new(options), channels: Arc::default() }
     }
 
     /// The channel of that name: the open one, or a new one if it was closed or never asked for. Channels are in
@@ -110,7 +80,7 @@ impl ConnectionManager {
     async fn named_channel(&self, name: &str, confirms: bool) -> Result<Channel> {
         self.handle.connect().await?;
         let core = {
-            let mut channels = self.handle.channels.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
             match channels.get(name).filter(|core| !core.is_closed()) {
                 Some(core) if core.confirms != confirms => {
                     return Err(Error::Invalid(format!("channel `{name}` is open with the other kind of confirms")));
@@ -126,7 +96,7 @@ impl ConnectionManager {
             }
         };
         let channel = Channel::new(core, self.handle.clone());
-        channel.opening().await?;
+        channel.session().await?;
         Ok(channel)
     }
 
@@ -142,6 +112,52 @@ impl ConnectionManager {
         self.handle.core.closing.is_cancelled()
     }
 
+    /// Waits until the connection is up, and every channel and consumer made from this manager is set up on it. Makes the
+    /// first connection if there was none.
+    ///
+    /// [`Event::Recovered`](crate::Event::Recovered) tells of the connection only, which comes first.
+    ///
+    /// ```no_run
+    /// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
+    /// let mut events = connections.events();
+    /// while let Some(event) = events.next().await {
+    ///     if matches!(event, common::Event::Recovered) && connections.ready().await.is_ok() {
+    ///         println!("all channels and consumers are back");
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Timeout`](Error::Timeout) after the operation timeout, for instance because a setup fails again and again;
+    /// [`Shutdown`](Error::Shutdown) after [`close_all`](Self::close_all); those of the first connection.
+    pub async fn ready(&self) -> Result<()> {
+        let core = &self.handle.core;
+        let deadline = core.deadline();
+        self.handle.connect().await?;
+        let wait = async {
+            loop {
+                let link = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
+                let (mut owners, mut ready) = (core.owners.0.subscribe(), link.health.ready.0.subscribe());
+                while !link.health.loss.is_lost() {
+                    if *ready.borrow_and_update() >= *owners.borrow_and_update() {
+                        return Ok(());
+                    }
+                    tokio::select! {
+                        _ = owners.changed() => {}
+                        _ = ready.changed() => {}
+                        _ = link.health.loss.wait() => {}
+                        () = core.closing.cancelled() => return Err(Error::Shutdown("connection manager")),
+                    }
+                }
+            }
+        };
+        timeout_at(deadline, wait)
+            .await
+            .unwrap_or_else(|_| Err(core.timed_out("not all channels and consumers are ready")))
+    }
+
     /// Ends everything, in order: what workers and RPC servers have done is settled, consumers are cancelled, outstanding
     /// confirms awaited, channels closed, then the connection. Each step is bounded, by the operation timeout at most.
     /// Afterwards this manager is of no more use.
@@ -152,12 +168,12 @@ impl ConnectionManager {
     /// [`Unconfirmed`](Error::Unconfirmed) when messages were still without a confirm at the end.
     pub async fn close_all(&self) -> Result<()> {
         let core = &self.handle.core;
-        core.resting.cancel();
+        core.stop_receiving.cancel();
         core.workers.close();
         let _ = timeout(LAST_ACKS, core.workers.wait()).await;
         core.closing.cancel();
         let channels: Vec<_> = {
-            let mut channels = self.handle.channels.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
             channels.drain().map(|(_, channel)| channel).collect()
         };
         // Every step of the tasks is bounded: the confirms, closing a channel, closing the connection.
@@ -194,66 +210,6 @@ impl ConnectionManager {
                 after: patience,
                 reason: "RabbitMQ is silent".into(),
             }),
-        }
-    }
-}
-
-impl ManagerHandle {
-    /// Waits until there is a connection, asking for the first one.
-    pub async fn connect(&self) -> Result<()> {
-        let core = &self.core;
-        if core.closing.is_cancelled() {
-            return Err(Error::Shutdown("connection manager"));
-        }
-        if matches!(*core.link.borrow(), LinkState::Up(_)) {
-            return Ok(());
-        }
-        self.start_supervisor()?;
-        let (request, answer) = oneshot::channel();
-        let _ = self.requests.send(request);
-        // One attempt has its own deadline; this one matters when attempts follow each other.
-        let patience = core.options.operation_timeout.max(core.options.time_to_connect() + Duration::from_secs(1));
-        match timeout(patience, answer).await {
-            Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("connection manager"))),
-            Err(_) => Err(core.timed_out("cannot connect to RabbitMQ")),
-        }
-    }
-
-    /// Starts the supervisor, at the first use, on a runtime of one thread that belongs to this manager alone.
-    ///
-    /// A task of amqprs panics when another one that it has to answer is dropped half-way. With everything on one thread
-    /// that is never shut down between the two, as the program's own runtime would be at the end of `main`, none does. It
-    /// also ends what amqprs cannot abort, a write to a peer that has stopped reading; and heartbeats go on while the
-    /// program's own threads are busy.
-    fn start_supervisor(&self) -> Result<()> {
-        let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-        if supervisor.is_none() {
-            return Ok(());
-        }
-        let stack = stack_size().map_err(|error| {
-            let stack = STACK >> 20;
-            Error::Other(format!("cannot start a thread with {stack} MiB of address space for its stack: {error}"))
-        })?;
-        let mut builder = Builder::new_multi_thread();
-        builder.worker_threads(1).thread_name("rabbitmq").thread_stack_size(stack).enable_all();
-        let runtime = builder.build().map_err(|error| {
-            // EMFILE, which has no `ErrorKind`.
-            let too_many_files = cfg!(unix) && error.raw_os_error() == Some(24);
-            let hint = if too_many_files { "; `ulimit -n 1024` allows more" } else { "" };
-            Error::Other(format!("cannot start what the connection runs on: {error}{hint}"))
-        })?;
-        let handle = self.core.runtime.get_or_init(|| runtime.handle().clone());
-        if let Some(requests) = supervisor.take() {
-            self.core.supervisor.spawn_on(supervise(self.core.clone(), requests), handle);
-        }
-        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
-        Ok(())
-    }
-
-    fn end_runtime(&self) {
-        if let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // Waits for nothing, and so may be called anywhere.
-            runtime.shutdown_background();
         }
     }
 }

@@ -2,11 +2,12 @@
 
 #[cfg(test)]
 mod tests;
+pub(crate) mod tls;
 mod url;
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
-use crate::{Error, Result, Tls, escaped};
+use crate::{Error, Result, Tls, escape::shortened, escaped};
 
 /// The longest short string of AMQP: a virtual host, a user.
 const LONGEST_NAME: usize = 255;
@@ -120,11 +121,11 @@ impl Host {
         if !inner.is_ascii() {
             return Err(Error::Invalid(format!(
                 "the host `{}` has characters outside ASCII: write it in its ASCII form, which begins with `xn--`",
-                shown(name)
+                shortened(name)
             )));
         }
         if inner.is_empty() || inner.len() > LONGEST_NAME || !fits || (name != inner && !inner.contains(':')) {
-            let name = shown(name);
+            let name = shortened(name);
             return Err(Error::Invalid(format!("the host `{name}` is neither a name nor an address")));
         }
         if port == 0 {
@@ -321,7 +322,7 @@ impl ConnectOptions {
             return Err(Error::Invalid(format!(
                 "there is no password for user `{}`: write it in the URL, as in amqp://user:password@host, or name a file \
                  with it (--password-file)",
-                shown(&self.user)
+                shortened(&self.user)
             )));
         }
         Ok(())
@@ -351,16 +352,6 @@ fn check_password(password: &str) -> Result<()> {
         return Err(Error::Invalid("a password cannot be empty, and has no NUL character".into()));
     }
     Ok(())
-}
-
-/// Somebody's input in a message: on one line, and not too long.
-pub(crate) fn shown(text: &str) -> String {
-    const MOST: usize = 60;
-    let mut shown: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
-    if text.chars().nth(MOST).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 /// The URL without parameters, and with `***` for the password.

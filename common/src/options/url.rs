@@ -5,10 +5,8 @@ use std::{fmt::Write as _, str::FromStr, time::Duration};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
-use super::{
-    CONNECTING, ConnectOptions, DELAYS, Host, LONGEST_NAME, Mechanism, TIMES, check_password, check_user, shown,
-};
-use crate::{Error, Result, Tls};
+use super::{CONNECTING, ConnectOptions, DELAYS, Host, LONGEST_NAME, Mechanism, TIMES, check_password, check_user};
+use crate::{Error, Result, Tls, escape::shortened};
 
 const PARAMETERS: &str = "auth_mechanism, connection_timeout, fail_fast, happy_eyeballs_delay, heartbeat, interleave, \
                           name, operation_timeout, reconnect_interval; with amqps also cadata, cafile, capath, certfile, \
@@ -251,5 +249,5 @@ fn seconds(key: &str, value: &str, allowed: std::ops::RangeInclusive<Duration>) 
 }
 
 fn invalid(key: &str, value: &str, allowed: &str) -> Error {
-    Error::Invalid(format!("the URL's parameter `{key}` cannot be `{}`: allowed is {allowed}", shown(value)))
+    Error::Invalid(format!("the URL's parameter `{key}` cannot be `{}`: allowed is {allowed}", shortened(value)))
 }

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use crate::{Delivery, Error, Message, Result, opening::Opening, subscribing::Place};
+use crate::{Delivery, Error, Message, Result, consumer::subscriber::CurrentSubscription, session::Session};
 
 #[derive(Default)]
 pub(super) struct Calls {
@@ -19,8 +19,8 @@ pub(super) struct Calls {
 
 #[derive(Default)]
 struct Pending {
-    /// Where replies come to at present; calls made for an earlier place have failed.
-    place: Option<Place>,
+    /// Where replies arrive at present. Calls made for an earlier reply queue have failed.
+    replies_at: Option<CurrentSubscription>,
     waiting: HashMap<Uuid, oneshot::Sender<Result<Message>>>,
     /// How many replies have come without an id of ours.
     foreign: u64,
@@ -34,7 +34,7 @@ pub(super) struct Call<'a> {
     pub id: Uuid,
     pub reply_to: String,
     /// The AMQP channel that consumes the replies.
-    pub opening: Weak<Opening>,
+    pub session: Weak<Session>,
     pub reply: oneshot::Receiver<Result<Message>>,
     calls: &'a Calls,
 }
@@ -70,11 +70,11 @@ impl Calls {
                 if let Some(reason) = &pending.ended {
                     return Err(reason.clone());
                 }
-                if let Some(Place { queue, opening, .. }) = pending.place.clone() {
+                if let Some(CurrentSubscription { queue, session, .. }) = pending.replies_at.clone() {
                     let (sender, reply) = oneshot::channel();
                     let id = Uuid::new_v4();
                     pending.waiting.insert(id, sender);
-                    return Ok(Call { id, reply_to: queue, opening, reply, calls: self });
+                    return Ok(Call { id, reply_to: queue, session, reply, calls: self });
                 }
             }
             renewed.await;
@@ -105,13 +105,13 @@ impl Calls {
     }
 
     /// The reply queue is another one, or none: nobody will answer the calls made before.
-    pub fn renew(&self, place: Option<Place>) {
+    pub fn renew(&self, replies_at: Option<CurrentSubscription>) {
         let mut pending = self.lock();
-        match (&pending.place, &place) {
-            (Some(old), Some(new)) if Weak::ptr_eq(&old.opening, &new.opening) => return,
+        match (&pending.replies_at, &replies_at) {
+            (Some(old), Some(new)) if Weak::ptr_eq(&old.session, &new.session) => return,
             _ => {}
         }
-        pending.place = place;
+        pending.replies_at = replies_at;
         pending.fail_all(&Error::lost("the reply queue went with it"));
         self.renewed.notify_waiters();
     }

@@ -16,8 +16,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{TYPE_ERROR, calls::Calls};
 use crate::{
-    Channel, Consumer, Error, Message, RemoteError, Result, Setup, ledger::Waiter, publish::Outgoing,
-    unconfirmed::SILENCE, wait::SHORT_OF_RESOURCES,
+    Channel, Consumer, Error, Message, RemoteError, Result, Setup,
+    channel::{publish::Outgoing, unconfirmed::SILENCE},
+    deadline::SHORT_OF_RESOURCES,
+    session::confirms::Waiter,
 };
 
 /// Calls remote procedures and matches each reply to its call, by correlation id, on one reply queue.
@@ -122,13 +124,13 @@ impl RpcClient {
             let mut properties = properties(&call.reply_to, patience.saturating_sub(since.elapsed()))?;
             properties.with_reply_to(&call.reply_to).with_correlation_id(&call.id.to_string());
             let to = BasicPublishArguments::new("", queue).mandatory(true).finish();
-            let opening = match self.direct {
-                true => Some(call.opening.upgrade().ok_or(Error::lost("the reply channel went with it"))?),
+            let session = match self.direct {
+                true => Some(call.session.upgrade().ok_or(Error::lost("the reply channel went with it"))?),
                 false => None,
             };
             let (calls, id) = (self.calls.clone(), call.id);
             let failed = Waiter::Call { id, fail: Box::new(move |error| calls.fail(&id, error)) };
-            let asked = self.channel.send(opening.as_ref(), Some(failed), Outgoing::new(to, properties, body));
+            let asked = self.channel.send(session.as_ref(), Some(failed), Outgoing::new(to, properties, body));
             // The reply queue may go while the request waits for a connection.
             tokio::select! {
                 biased;
@@ -143,7 +145,7 @@ impl RpcClient {
         timeout(patience, exchange).await.unwrap_or_else(|_| {
             let reason = match (self.calls.foreign() - foreign, sent) {
                 (0, None) => self.why_not_sent(),
-                (0, Some(ledger)) if ledger.is_silent_for(SILENCE.min(patience / 2)) => {
+                (0, Some(pending_confirms)) if pending_confirms.is_silent_for(SILENCE.min(patience / 2)) => {
                     format!("the request is not even confirmed: {SHORT_OF_RESOURCES}")
                 }
                 (0, Some(_)) => "is a server running, and not too busy?".into(),
@@ -181,9 +183,9 @@ async fn direct_reply_to(channel: Setup) -> Result<BasicConsumeArguments> {
 }
 
 async fn receive_replies(mut consumer: Consumer, calls: Arc<Calls>, stop: CancellationToken) {
-    let mut place = consumer.place();
+    let mut current = consumer.current_subscription();
     let mut stopped = pin!(stop.cancelled());
-    calls.renew(place.borrow_and_update().clone());
+    calls.renew(current.borrow_and_update().clone());
     let reason = loop {
         tokio::select! {
             // What has come before a loss is still an answer.
@@ -194,7 +196,7 @@ async fn receive_replies(mut consumer: Consumer, calls: Arc<Calls>, stop: Cancel
                 Ok(None) => break Error::Shutdown("connection manager"),
                 Err(error) => break error,
             },
-            _ = place.changed() => calls.renew(place.borrow_and_update().clone()),
+            _ = current.changed() => calls.renew(current.borrow_and_update().clone()),
         }
     };
     calls.end(reason);

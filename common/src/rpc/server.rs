@@ -16,9 +16,12 @@ use futures_util::FutureExt;
 use super::{TYPE_ERROR, TYPE_RESULT};
 use crate::{
     Channel, Consumer, Delivery, Error, Message, RemoteError, Result, Setup,
-    delivery::{Receipt, Settle},
-    publish::Outgoing,
-    work::{Done, with_manual_ack, work},
+    channel::publish::Outgoing,
+    consumer::delivery::{Receipt, Settle},
+    worker::{
+        acks::Done,
+        concurrent::{with_manual_ack, work},
+    },
 };
 
 /// Answers requests from a queue.

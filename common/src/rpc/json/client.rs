@@ -5,11 +5,13 @@ use std::time::Duration;
 use amqprs::{BasicProperties, DELIVERY_MODE_PERSISTENT, DELIVERY_MODE_TRANSIENT, channel::BasicConsumeArguments};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{ErrorBody, FROM, TYPE_CALL, bind_dead_letters, bound, describe, object};
+use super::{ErrorBody, FROM, TYPE_CALL, bind_dead_letters, bound, describe};
 use crate::{
-    Channel, Error, Message, RemoteError, Result, Setup, exclusive_queue,
+    Channel, Error, Message, RemoteError, Result, Setup,
+    encoding::table::table,
+    exclusive_queue,
+    json::object,
     rpc::{RpcClient, TYPE_ERROR, client::milliseconds},
-    table,
 };
 
 /// Calls functions by their names, with named arguments, over JSON.

@@ -14,7 +14,6 @@
 //!   has: the exchange then lives as long as a server.
 
 mod client;
-mod finite;
 mod server;
 
 use std::{
@@ -28,12 +27,10 @@ use amqprs::{
 };
 use serde::{Deserialize, Serialize};
 
-use finite::to_json;
-
 pub use client::{CallOptions, JsonRpcClient};
 pub use server::{FunctionOptions, JsonRpcServer};
 
-use crate::{Error, RemoteError, Result, Setup, table};
+use crate::{Error, RemoteError, Result, Setup, encoding::table::table};
 
 /// Brings dead calls back.
 const DEAD_LETTERS: &str = "rpc.dlx";
@@ -75,18 +72,5 @@ async fn bound<T, Fut: Future<Output = Result<T>>>(start: impl Fn() -> Fut) -> R
             Err(Error::Closed { code: 404, .. }) if attempts.next().is_some() => {}
             outcome => return outcome,
         }
-    }
-}
-
-/// Named arguments as JSON, which have to be an object; none (`()`) are an empty one.
-pub(crate) fn object(arguments: &impl Serialize) -> Result<Vec<u8>> {
-    match to_json(arguments) {
-        Ok(none) if none == b"null" => Ok(b"{}".to_vec()),
-        Ok(object) if object.starts_with(b"{") => Ok(object),
-        Ok(other) => {
-            let other = String::from_utf8_lossy(&other);
-            Err(Error::Invalid(format!("the arguments must be a JSON object, with names, and not {other}")))
-        }
-        Err(error) => Err(Error::Invalid(format!("the arguments cannot be written as JSON: {error}"))),
     }
 }

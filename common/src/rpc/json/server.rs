@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{DEAD_LETTERS, ErrorBody, NOBODY, bind_dead_letters, bound, describe, to_json};
+use super::{DEAD_LETTERS, ErrorBody, NOBODY, bind_dead_letters, bound, describe};
 use crate::{
     Channel, Error, Message, RemoteError, Result, Setup, classic_queue,
+    json::to_json,
     rpc::{RpcServer, TYPE_ERROR, TYPE_RESULT},
 };
 

@@ -1,0 +1,76 @@
+//! `basic.get`: one message, for a caller who may go before it comes.
+
+use std::{sync::Arc, time::Duration};
+
+use amqprs::channel::{BasicGetArguments, Channel as RawChannel};
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::{Delivery, Error, Result, connection::supervisor::Core, encoding::nesting::fetched, session::Session};
+
+/// When a channel has ended, it is certain after this time whether there was an answer to a call.
+const ANSWERED_OR_NOT: Duration = Duration::from_secs(5);
+
+pub(crate) async fn get(
+    core: Arc<Core>,
+    session: Arc<Session>,
+    arguments: BasicGetArguments,
+) -> Result<Option<Delivery>> {
+    let (queue, no_ack) = (arguments.queue.clone(), arguments.no_ack);
+    let doing = || format!("cannot get a message from queue `{queue}`");
+    let (sender, answer) = oneshot::channel();
+    let on = session.clone();
+    let call = move |raw: RawChannel| async move {
+        let message = raw.basic_get(arguments).await?.map(fetched);
+        let delivery = message.map(|message| Delivery::from_get(message, on, no_ack));
+        // When the caller has gone, the message goes back to its queue.
+        drop(sender.send(Fetched { delivery, core }));
+        Ok(())
+    };
+    let failure = match session.call(doing, call).await {
+        Ok(()) => None,
+        Err(error) => match explained(error, &queue, doing) {
+            error if no_ack => Some(error),
+            error => return Err(error),
+        },
+    };
+    // Taken without acknowledgement, a message comes only once, and it may have come just before the channel ended.
+    let patience = match failure {
+        None | Some(Error::Stale | Error::Lost { .. }) => ANSWERED_OR_NOT,
+        Some(_) => Duration::ZERO,
+    };
+    if let Ok(Ok(mut fetched)) = timeout(patience, answer).await {
+        return Ok(fetched.delivery.take());
+    }
+    let lost = |reason| format!("{reason}; if a message was on its way without acknowledgement, it is lost");
+    Err(match failure {
+        Some(Error::Lost { code, reason }) => Error::Lost { code, reason: lost(reason) },
+        Some(Error::Timeout { doing, after, reason }) => Error::Timeout { doing, after, reason: lost(reason) },
+        failure => failure.unwrap_or(Error::Stale),
+    })
+}
+
+fn explained(error: Error, queue: &str, doing: impl Fn() -> String) -> Error {
+    match error {
+        // RabbitMQ would have said why, if it had closed it.
+        Error::Lost { code: None, reason } => Error::lost(format!(
+            "{reason}; if it happens each time, look at the first message of queue `{queue}` in the management page: a \
+             header of it may not be UTF-8"
+        )),
+        // RabbitMQ closes the whole connection for a stream.
+        error => error.blame(doing, &format!("queue '{queue}'")),
+    }
+}
+
+/// What `basic.get` brought, for a caller who may have gone meanwhile.
+struct Fetched {
+    delivery: Option<Delivery>,
+    core: Arc<Core>,
+}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        if let Some(delivery) = self.delivery.take() {
+            self.core.spawn(async { drop(delivery.give_back().await) });
+        }
+    }
+}

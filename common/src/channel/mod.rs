@@ -1,0 +1,214 @@
+//! A named channel, as its users see it.
+
+pub(crate) mod channel_core;
+pub(crate) mod get;
+pub(crate) mod publish;
+pub(crate) mod transaction;
+pub(crate) mod unconfirmed;
+
+use std::{future::Future, sync::Arc};
+
+use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
+use tokio::{
+    sync::oneshot,
+    time::{timeout, timeout_at},
+};
+
+use crate::{
+    Delivery, Error, Result, Setup,
+    channel::{
+        channel_core::{ChannelCore, NewStep},
+        get::get,
+    },
+    connection::handle::ConnectionHandle,
+    consumer::{self, Consumer},
+    encoding::short_string::check_name,
+    session::{
+        Session,
+        setup::{FirstRun, Function, check_outside},
+        topology::topology_calls,
+    },
+};
+
+/// A channel: declares, publishes, consumes and gets. Cheap to clone; all clones are the same channel.
+///
+/// Made by [`ConnectionManager::channel`](crate::ConnectionManager::channel). When the connection is lost, or the
+/// broker closes the channel, it is opened again: in confirm mode, and after its [`setup`](Self::setup) steps ran.
+///
+/// Every call may be dropped at any point, for instance by `tokio::time::timeout`, and has the options' operation
+/// timeout for its deadline.
+#[derive(Clone)]
+pub struct Channel {
+    pub(crate) core: Arc<ChannelCore>,
+    handle: Arc<ConnectionHandle>,
+}
+
+topology_calls!(Channel);
+
+impl Channel {
+    pub(crate) fn new(core: Arc<ChannelCore>, handle: Arc<ConnectionHandle>) -> Self {
+        Self { core, handle }
+    }
+
+    /// The name it was asked for by.
+    pub fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// Whether it was closed, by [`close`](Self::close) or with its connection manager.
+    pub fn is_closed(&self) -> bool {
+        self.core.is_closed()
+    }
+
+    /// Adds a step to what this channel declares: it runs now, and again, after the earlier steps, each time the
+    /// channel is opened anew.
+    ///
+    /// ```no_run
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// use amqprs::channel::ExchangeDeclareArguments;
+    ///
+    /// channel.setup(|channel| async move {
+    ///     channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    ///
+    /// It runs in a task on the Tokio runtime that `setup` is called on, and each run has the operation timeout for its
+    /// deadline. A step is kept until the channel is closed, so call this once for each thing that the channel needs, and
+    /// not once for each message: what is needed once only is declared on the channel itself. The step declares with the
+    /// [`Setup`] it is given; it cannot use the channel that it sets up, which waits for it.
+    ///
+    /// # Errors
+    /// The step's own error, or that it panicked or did not end in time; it is then not kept, and neither is it when this
+    /// call is dropped. Later failures are logged and retried. [`Invalid`](Error::Invalid) outside a Tokio runtime.
+    pub async fn setup<F, Fut>(&self, step: F) -> Result<()>
+    where
+        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        let step = Function::new(step, Some(self.core.number))?;
+        self.session().await?;
+        let (answer, answered) = oneshot::channel();
+        let _ = self.core.steps.send(NewStep { step, first_run: FirstRun::default(), answer });
+        // Each run has its own deadline; this one is for the time between them.
+        match timeout(self.core.core.options.operation_timeout * 2, answered).await {
+            Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))),
+            Err(_) => Err(self.core.timed_out("cannot run a setup")),
+        }
+    }
+
+    /// Starts consuming, on an AMQP channel of its own. `subscribe` declares what it needs and says what to consume;
+    /// it runs now, and again each time the consumer has to be opened anew.
+    ///
+    /// Without a `basic_qos` of its own, a consumer with manual acknowledgement gets a prefetch of 100.
+    ///
+    /// `subscribe` runs in a task on the Tokio runtime that `consume` is called on, and each run has the operation timeout for
+    /// its deadline. Exclusive queues that RabbitMQ names for it are deleted when the [`Consumer`] is dropped.
+    ///
+    /// ```no_run
+    /// use amqprs::channel::BasicConsumeArguments;
+    /// use common::{Result, Setup, quorum_queue};
+    ///
+    /// # async fn example(channel: common::Channel) -> Result<()> {
+    /// let mut messages = channel.consume(subscribe).await?;
+    /// while let Some(message) = messages.next().await? {
+    ///     println!("{}", message.display());
+    ///     message.ack().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    ///
+    /// async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+    ///     channel.queue_declare(quorum_queue("hello")).await?;
+    ///     Ok(BasicConsumeArguments::new("hello", ""))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The first run's own error, or that it panicked or did not end in time. Later failures are logged and retried.
+    /// [`Invalid`](Error::Invalid) outside a Tokio runtime.
+    pub async fn consume<F, Fut>(&self, subscribe: F) -> Result<Consumer>
+    where
+        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
+    {
+        check_outside(self.core.number)?;
+        consumer::start(self.handle.clone(), self.name(), Function::new(subscribe, None)?).await
+    }
+
+    /// [`consume`](Self::consume) for a `subscribe` that takes a value, cloned for each run.
+    ///
+    /// # Errors
+    /// As [`consume`](Self::consume).
+    pub async fn consume_with<T, F, Fut>(&self, value: T, subscribe: F) -> Result<Consumer>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Fn(Setup, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
+    {
+        self.consume(move |setup| subscribe(setup, value.clone())).await
+    }
+
+    /// Fetches one message, or `None` when the queue is empty (`basic.get`). For many messages, consume.
+    ///
+    /// Dropped half-way, it gives a message that comes too late back to its queue. With `no_ack` that message is lost,
+    /// because RabbitMQ has forgotten it.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed) with 404 when there is no such queue. [`Lost`](Error::Lost) when the connection broke: with
+    /// `no_ack` a message may be lost, too.
+    pub async fn get(&self, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
+        check_name("queue name", &arguments.queue)?;
+        self.on_session(|session| get(self.core.core.clone(), session, arguments.clone())).await
+    }
+
+    /// Closes the channel after its outstanding confirms, bounded by the operation timeout. Its consumers, which have
+    /// channels of their own, go on. The manager opens a new one when it is asked for this name again.
+    ///
+    /// # Errors
+    /// [`Unconfirmed`](Error::Unconfirmed) when messages were still without a confirm at the end.
+    pub async fn close(&self) -> Result<()> {
+        self.core.closing.cancel();
+        match self.core.closed().await {
+            0 => Ok(()),
+            count => Err(Error::Unconfirmed { reason: format!("the channel was closed with {count} unconfirmed") }),
+        }
+    }
+
+    /// An AMQP channel beside this one, without confirms, for one use.
+    pub(crate) async fn extra_session(&self) -> Result<Arc<Session>> {
+        let core = &self.core.core;
+        let open = async {
+            let link = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
+            Session::open(&link, false, core.options.operation_timeout).await
+        };
+        timeout_at(core.deadline(), open).await.unwrap_or_else(|_| Err(core.timed_out("cannot open a channel")))
+    }
+
+    /// Runs a call on the current session; on the next one, if that ended through no fault of the call and before it was
+    /// carried out.
+    async fn on_session<T, Fut>(&self, call: impl Fn(Arc<Session>) -> Fut) -> Result<T>
+    where
+        Fut: Future<Output = Result<T>>,
+    {
+        let repeat = async {
+            loop {
+                match call(self.core.session().await?).await {
+                    Err(Error::Stale) => {}
+                    outcome => return outcome,
+                }
+            }
+        };
+        // Each call has its own deadline; this one is for the time between them.
+        let patience = self.core.core.options.operation_timeout * 2;
+        timeout(patience, repeat).await.unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
+    }
+
+    /// The current session, once there is one.
+    pub(crate) async fn session(&self) -> Result<Arc<Session>> {
+        timeout_at(self.core.core.deadline(), self.core.session())
+            .await
+            .unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
+    }
+}

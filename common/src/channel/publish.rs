@@ -1,0 +1,270 @@
+//! Publishing with confirms: numbered, bounded, and pipelined when asked.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use amqprs::{BasicProperties, channel::BasicPublishArguments};
+use tokio::{sync::oneshot, time::sleep};
+
+use crate::{
+    Channel, Error, Result,
+    channel::unconfirmed::{LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT},
+    connection::supervisor::backoff,
+    deadline::{SHORT_OF_RESOURCES, by},
+    encoding::{
+        frame_size::{check_header_frame, header_frame},
+        headers::rebuild,
+        short_string::check_name,
+    },
+    session::{
+        Session,
+        confirms::{PendingConfirms, Waiter},
+        message_number::{NUMBER_FIELD, put_number},
+        refused_message::{Mark, check_can_be_refused},
+    },
+};
+
+/// RabbitMQ closes a connection or channel over a message without saying which one. So often while the same one was on
+/// its way, it was that one.
+const MOST_SUSPICIONS: u32 = 5;
+
+impl Channel {
+    /// Publishes a message and waits until the broker has taken responsibility for it
+    /// ([publisher confirms](https://www.rabbitmq.com/docs/confirms#publisher-confirms)).
+    ///
+    /// While the connection is down it waits for it. With `mandatory`, a message that no queue is bound for is an
+    /// error; without, the broker drops it and confirms.
+    ///
+    /// RabbitMQ [takes no messages](https://www.rabbitmq.com/docs/alarms) while it is short of memory or disk. It says
+    /// nothing then, and reads nothing more from this connection, not even the acks of its consumers. A warning is logged
+    /// after some 4 seconds without a confirm. Consume on a [`ConnectionManager`](crate::ConnectionManager) of its own, and
+    /// consuming goes on.
+    ///
+    /// The properties and headers have to fit into one frame, of 128 KiB unless the broker is configured otherwise. A
+    /// property of text, such as the correlation id, has 255 bytes at most: amqprs's `with_correlation_id` and its like
+    /// panic on a longer one, so check what comes from outside.
+    ///
+    /// # Errors
+    /// - [`Unroutable`](Error::Unroutable): mandatory, and no queue took it.
+    /// - [`Nacked`](Error::Nacked): the broker refused it.
+    /// - [`Closed`](Error::Closed): the broker refused it and closed the channel, as it does when there is no such
+    ///   exchange. The channel is opened again, each time after a longer pause.
+    /// - [`Ignored`](Error::Ignored): it did not arrive, because the broker had refused another message before it.
+    /// - [`Unconfirmed`](Error::Unconfirmed): sent, but the confirm was lost with the channel or the connection, or did
+    ///   not come in time.
+    /// - [`Timeout`](Error::Timeout), [`Lost`](Error::Lost), [`Shutdown`](Error::Shutdown), [`Invalid`](Error::Invalid): not sent.
+    pub fn publish(
+        &self,
+        arguments: BasicPublishArguments,
+        properties: BasicProperties,
+        body: impl Into<Vec<u8>>,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let message = Outgoing::new(arguments, properties, body);
+        async move { self.hand_over(message).await?.await }
+    }
+
+    /// Publishes a message again and again until the broker has confirmed it: at least once, so perhaps twice. Drop it
+    /// to give up.
+    ///
+    /// For messages that must not be lost while the broker is away, and that do no harm when they come twice; a
+    /// `message_id` lets the receiver notice.
+    ///
+    /// # Errors
+    /// Only what no repetition can mend: [`Unroutable`](Error::Unroutable), [`Closed`](Error::Closed) (no such exchange),
+    /// [`Invalid`](Error::Invalid), [`Shutdown`](Error::Shutdown); and [`Unconfirmed`](Error::Unconfirmed) with the broker's
+    /// words, when RabbitMQ ended the connection over something sent, five times while this message was on its way.
+    pub async fn publish_at_least_once(
+        &self,
+        arguments: BasicPublishArguments,
+        properties: BasicProperties,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<()> {
+        let body = body.into();
+        let mut pauses = backoff(&self.core.core.options);
+        let mut suspicions = 0;
+        loop {
+            let message = Outgoing::new(arguments.clone(), properties.clone(), body.clone());
+            let (sender, confirm) = self.core.confirms.then(oneshot::channel).unzip();
+            let (outcome, pending_confirms) = match self.send(None, sender.map(Waiter::Confirm), message).await {
+                Ok(pending_confirms) => (Confirm(confirm).await, Some(pending_confirms)),
+                Err(error) => (Err(error), None),
+            };
+            match outcome {
+                // It waits for the channel to be open again.
+                Err(Error::Ignored { .. }) => {}
+                Err(
+                    error @ (Error::Unconfirmed { .. } | Error::Lost { .. } | Error::Timeout { .. } | Error::Nacked),
+                ) => {
+                    suspicions +=
+                        u32::from(pending_confirms.is_some_and(|pending_confirms| pending_confirms.suspects_all()));
+                    if suspicions == MOST_SUSPICIONS {
+                        return Err(error);
+                    }
+                    sleep(pauses.next().unwrap_or_default()).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Hands a message to the connection and returns at once with its [`Confirm`], so that many can be on their way.
+    /// Waits only while the connection is down, or while 8,192 messages or 16 MiB are unconfirmed on this channel.
+    ///
+    /// ```no_run
+    /// # use amqprs::{BasicProperties, channel::BasicPublishArguments};
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// let mut confirms = Vec::new();
+    /// for number in 0..1_000 {
+    ///     let to = BasicPublishArguments::new("", "hello");
+    ///     confirms.push(channel.enqueue(to, BasicProperties::default(), number.to_string()).await?);
+    /// }
+    /// for confirm in confirms {
+    ///     confirm.await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish); what concerns the broker's answer comes from the [`Confirm`].
+    pub fn enqueue(
+        &self,
+        arguments: BasicPublishArguments,
+        properties: BasicProperties,
+        body: impl Into<Vec<u8>>,
+    ) -> impl Future<Output = Result<Confirm>> + Send {
+        self.hand_over(Outgoing::new(arguments, properties, body))
+    }
+
+    pub(crate) async fn hand_over(&self, message: Box<Outgoing>) -> Result<Confirm> {
+        let (sender, confirm) = self.core.confirms.then(oneshot::channel).unzip();
+        self.send(None, sender.map(Waiter::Confirm), message).await?;
+        Ok(Confirm(confirm))
+    }
+
+    /// Sends a message on this session, in confirm mode, and on no later one; `None`: on whichever is open. What becomes of
+    /// it is told to `waiter`. Returns the pending confirms that it is among.
+    pub(crate) async fn send(
+        &self,
+        only: Option<&Arc<Session>>,
+        mut waiter: Option<Waiter>,
+        mut message: Box<Outgoing>,
+    ) -> Result<Arc<PendingConfirms>> {
+        rebuild(&mut message.properties)?;
+        let core = &self.core;
+        let arguments = &message.arguments;
+        check(arguments, &message.properties, &core.core.options.virtual_host)?;
+        let confirms = core.confirms || only.is_some();
+        if arguments.mandatory && !confirms {
+            return Err(Error::Invalid(
+                "`mandatory` needs a channel with confirms, to tell of a returned message".into(),
+            ));
+        }
+        // Should it be returned: with a number of ours, or, a call, with its id.
+        let numbered = arguments.mandatory && !matches!(waiter, Some(Waiter::Call { .. }));
+        let deadline = core.core.deadline();
+        let late = || match core.timed_out("cannot publish: nothing was sent") {
+            Error::Timeout { doing, after, reason } if reason.is_empty() => {
+                Error::Timeout { doing, after, reason: SHORT_OF_RESOURCES.into() }
+            }
+            error => error,
+        };
+        let mark = Mark::of(arguments, &message.properties, &message.body);
+        let header = header_frame(&message.properties)? + if numbered { NUMBER_FIELD } else { 0 };
+        let weight = (message.body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
+        let share = by(deadline, core.shares.clone().acquire_many_owned(weight)).await.ok_or_else(late)?;
+        let mut share = share.map_err(|_| Error::Shutdown("channel"))?;
+        loop {
+            let session = match only {
+                Some(session) if session.is_lost() => return Err(session.lost().await),
+                Some(session) => session.clone(),
+                None => by(deadline, core.session()).await.ok_or_else(late)??,
+            };
+            check_header_frame(header, session.frame_max)?;
+            let raw = session.raw()?;
+            // One critical section: the broker numbers messages in the order in which they arrive.
+            let _turn = by(deadline, session.turn()).await.ok_or_else(late)?;
+            let unsent = if confirms {
+                match session.pending_confirms.register(share, waiter, mark) {
+                    Ok(unsent) => Some(unsent),
+                    Err(returned) => {
+                        (share, waiter) = returned;
+                        continue;
+                    }
+                }
+            } else if session.is_lost() {
+                // Nothing may follow the close of a channel.
+                continue;
+            } else {
+                None
+            };
+            if numbered && let Some(unsent) = &unsent {
+                put_number(&mut message.properties, unsent.number);
+            }
+            let Outgoing { arguments, properties, body } = *message;
+            // In a box, too: only one at a time is here, but each that waits would have the room for it.
+            let publishing = Box::pin(raw.basic_publish(properties, body, arguments));
+            // The body is gone with a failure, so there is no second try here; the caller knows it was not sent.
+            return match by(deadline, publishing).await {
+                Some(Ok(())) => {
+                    if let Some(unsent) = unsent {
+                        unsent.sent();
+                    }
+                    Ok(session.pending_confirms.clone())
+                }
+                Some(Err(error)) => Err(session.failed(error).await),
+                None => Err(late()),
+            };
+        }
+    }
+}
+
+/// A message on its way to the broker. In a box: all the futures that hand it on would have it inside, and each twice.
+pub(crate) struct Outgoing {
+    arguments: BasicPublishArguments,
+    properties: BasicProperties,
+    body: Vec<u8>,
+}
+
+impl Outgoing {
+    pub fn new(arguments: BasicPublishArguments, properties: BasicProperties, body: impl Into<Vec<u8>>) -> Box<Self> {
+        Box::new(Self { arguments, properties, body: body.into() })
+    }
+}
+
+/// What RabbitMQ would answer by closing the channel or the connection is refused here.
+pub(crate) fn check(arguments: &BasicPublishArguments, properties: &BasicProperties, virtual_host: &str) -> Result<()> {
+    check_name("exchange name", &arguments.exchange)?;
+    check_name("routing key", &arguments.routing_key)?;
+    check_can_be_refused(&arguments.exchange, virtual_host)?;
+    if arguments.immediate {
+        return Err(Error::Invalid("RabbitMQ does not know `immediate` and would close the connection".into()));
+    }
+    match properties.expiration() {
+        Some(expiration) if expiration.parse::<u64>().is_err() => {
+            Err(Error::Invalid(format!("the expiration {expiration:?} is not a number of milliseconds")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The broker's answer to one published message: resolves when it has taken responsibility, or with the reason
+/// why not. Dropping it changes nothing about the message.
+#[must_use = "a message is safe only when its confirm has come"]
+#[derive(Debug)]
+pub struct Confirm(Option<oneshot::Receiver<Result<()>>>);
+
+impl Future for Confirm {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // On a channel without confirms there is nothing to wait for.
+        let Some(receiver) = &mut self.0 else { return Poll::Ready(Ok(())) };
+        let answer = ready!(Pin::new(receiver).poll(context));
+        Poll::Ready(answer.unwrap_or_else(|_| Err(Error::Unconfirmed { reason: "the channel has ended".into() })))
+    }
+}

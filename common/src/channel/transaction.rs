@@ -1,0 +1,111 @@
+//! AMQP transactions: several messages, all or none.
+
+use std::{future::Future, sync::Arc};
+
+use amqprs::{BasicProperties, channel::BasicPublishArguments};
+
+use crate::{
+    Channel, Error, Result,
+    channel::publish::check,
+    deadline::{by, reads_nothing},
+    encoding::{
+        frame_size::{check_header_frame, header_frame},
+        headers::rebuild,
+    },
+    session::Session,
+};
+
+/// The messages of one transaction, given to the function that [`Channel::transaction`] runs.
+pub struct Transaction {
+    session: Arc<Session>,
+    virtual_host: String,
+}
+
+impl Transaction {
+    /// Adds a message. Nobody sees it before the commit.
+    ///
+    /// # Errors
+    /// [`Lost`](Error::Lost), [`Closed`](Error::Closed) when the broker refused an earlier one, [`Invalid`](Error::Invalid),
+    /// [`Timeout`](Error::Timeout) when the broker reads nothing for the operation timeout.
+    pub async fn publish(
+        &self,
+        arguments: BasicPublishArguments,
+        mut properties: BasicProperties,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<()> {
+        check(&arguments, &properties, &self.virtual_host)?;
+        if arguments.mandatory {
+            // AMQP leaves open what it does in a transaction.
+            return Err(Error::Invalid("`mandatory` is not possible in a transaction".into()));
+        }
+        rebuild(&mut properties)?;
+        let session = &self.session;
+        check_header_frame(header_frame(&properties)?, session.frame_max)?;
+        let deadline = session.deadline();
+        let late = || reads_nothing("cannot publish in the transaction".into(), session.timeout);
+        // Nothing may follow the close of a channel.
+        let _turn = by(deadline, session.turn()).await.ok_or_else(late)?;
+        if let Some(reason) = session.pending_confirms.loss.reason() {
+            return Err(reason);
+        }
+        let publishing = session.raw()?.basic_publish(properties, body.into(), arguments);
+        match by(deadline, publishing).await.ok_or_else(late)? {
+            Ok(()) => Ok(()),
+            Err(error) => Err(session.failed(error).await),
+        }
+    }
+}
+
+impl Channel {
+    /// Runs `work` in a transaction (AMQP 0-9-1, class `tx`): commits when it returns `Ok`, rolls back when it returns an
+    /// error or is dropped. On an AMQP channel of its own, since RabbitMQ does not mix transactions with confirms.
+    ///
+    /// It is atomic for the messages of one queue only, and slow: prefer [`publish`](Self::publish), whose confirm says as
+    /// much ([RabbitMQ on transactions](https://www.rabbitmq.com/docs/semantics#tx)).
+    ///
+    /// ```no_run
+    /// # use amqprs::{BasicProperties, channel::BasicPublishArguments};
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// channel
+    ///     .transaction(|transaction| async move {
+    ///         for account in ["debit", "credit"] {
+    ///             let to = BasicPublishArguments::new("", account);
+    ///             transaction.publish(to, BasicProperties::default(), "100").await?;
+    ///         }
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What `work` returns; [`Unconfirmed`](Error::Unconfirmed) when the connection was lost during the commit;
+    /// [`Closed`](Error::Closed) when the broker refused a message.
+    pub async fn transaction<T, F, Fut>(&self, work: F) -> Result<T>
+    where
+        F: FnOnce(Transaction) -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let session = self.extra_session().await?;
+        session.call(|| "cannot begin a transaction".into(), |raw| async move { raw.tx_select().await }).await?;
+        let virtual_host = self.core.core.options.virtual_host.clone();
+        let outcome = match work(Transaction { session: session.clone(), virtual_host }).await {
+            Ok(value) => {
+                let commit = |raw: amqprs::channel::Channel| async move { raw.tx_commit().await };
+                match session.call(|| "cannot commit the transaction".into(), commit).await {
+                    Ok(()) => Ok(value),
+                    Err(error @ (Error::Lost { .. } | Error::Timeout { .. })) => {
+                        Err(Error::Unconfirmed { reason: error.to_string() })
+                    }
+                    // One of its messages was refused.
+                    Err(Error::Stale) => Err(session.pending_confirms.loss.reason().unwrap_or(Error::Stale)),
+                    Err(error) => Err(error),
+                }
+            }
+            // Closing the channel rolls back.
+            Err(error) => Err(error),
+        };
+        session.close().await;
+        outcome
+    }
+}

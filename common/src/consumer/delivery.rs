@@ -1,0 +1,329 @@
+//! A message as it was delivered, and its settlement.
+
+use std::{
+    fmt,
+    future::Future,
+    ops::Deref,
+    sync::{Arc, Weak},
+};
+
+use amqprs::{
+    BasicProperties,
+    channel::{
+        BasicAckArguments, BasicNackArguments, BasicRejectArguments, Channel as RawChannel, ConsumerMessage, GetMessage,
+    },
+};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    Error, Escaped, Result,
+    deadline::{by, reads_nothing},
+    encoding::headers::Shown,
+    escaped,
+    session::Session,
+};
+
+/// A message that came from a queue: its body, its properties, and how it came.
+///
+/// A header in which tables and arrays are nested deeper than 64 levels is not among the properties: copying or dropping
+/// it could overflow the stack of the thread that has it. It is removed, a warning names it, and the rest of the message
+/// is handed out as it came.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The body, as it was published.
+    pub body: Vec<u8>,
+    /// The fourteen properties, those that were set.
+    pub properties: BasicProperties,
+    /// The exchange it was published to; empty for the default exchange.
+    pub exchange: String,
+    /// The routing key it was published with.
+    pub routing_key: String,
+    /// Whether it was delivered before, perhaps to somebody else, and not acknowledged.
+    pub redelivered: bool,
+    /// Its number on the channel, by which it is settled.
+    pub delivery_tag: u64,
+    /// The consumer it was delivered to; empty for a message fetched by `get`.
+    pub consumer_tag: String,
+}
+
+impl Message {
+    /// The body for people, on one line: what steers a terminal is [`escaped`], line breaks and tabs included.
+    ///
+    /// ```no_run
+    /// # fn example(message: common::Message) {
+    /// println!(" [x] Received {}", message.display());
+    /// # }
+    /// ```
+    pub fn display(&self) -> Escaped<'_> {
+        escaped(&self.body)
+    }
+
+    /// The body as text, to work with; what is not UTF-8 appears as `\u{fffd}`. To print it, take
+    /// [`display`](Self::display): a stranger's text may steer the terminal.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Other`] when it is not the JSON of a `T`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Error::Other(format!("the body is not the expected JSON: {error}")))
+    }
+
+    /// Everything about the message but its body, one `name: value` a line, for people. Text in it is in quotes, and
+    /// [`escaped`].
+    pub fn info(&self) -> Info<'_> {
+        Info(self)
+    }
+}
+
+/// A readable dump of a message's delivery and properties. See [`Message::info`].
+#[derive(Debug)]
+pub struct Info<'a>(&'a Message);
+
+impl fmt::Display for Info<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Message { properties, exchange, routing_key, redelivered, delivery_tag, consumer_tag, body } = self.0;
+        writeln!(f, "exchange: {:?}", escaped(exchange))?;
+        writeln!(f, "routing_key: {:?}", escaped(routing_key))?;
+        writeln!(f, "consumer_tag: {:?}", escaped(consumer_tag))?;
+        writeln!(f, "delivery_tag: {delivery_tag}")?;
+        writeln!(f, "redelivered: {redelivered}")?;
+        writeln!(f, "body_size: {}", body.len())?;
+        let mut property = |name: &str, value: Option<String>| match value {
+            Some(value) => writeln!(f, "{name}: {value}"),
+            None => writeln!(f, "{name}: -"),
+        };
+        let text = |value: Option<&String>| value.map(|value| format!("{:?}", escaped(value)));
+        property("content_type", text(properties.content_type()))?;
+        property("content_encoding", text(properties.content_encoding()))?;
+        property("headers", properties.headers().map(|headers| Shown(headers).to_string()))?;
+        property("delivery_mode", properties.delivery_mode().map(delivery_mode))?;
+        property("priority", properties.priority().map(|priority| priority.to_string()))?;
+        property("correlation_id", text(properties.correlation_id()))?;
+        property("reply_to", text(properties.reply_to()))?;
+        property("expiration", text(properties.expiration()))?;
+        property("message_id", text(properties.message_id()))?;
+        property("timestamp", properties.timestamp().map(|timestamp| timestamp.to_string()))?;
+        property("type", text(properties.message_type()))?;
+        property("user_id", text(properties.user_id()))?;
+        property("app_id", text(properties.app_id()))?;
+        property("cluster_id", text(properties.cluster_id()))
+    }
+}
+
+fn delivery_mode(mode: u8) -> String {
+    match mode {
+        amqprs::DELIVERY_MODE_PERSISTENT => "2 (persistent)".into(),
+        amqprs::DELIVERY_MODE_TRANSIENT => "1 (transient)".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A [`Message`] that waits to be settled: `ack`, `nack` or `reject`, once.
+///
+/// With automatic acknowledgement there is nothing to settle. Otherwise one that is dropped unsettled stays
+/// unacknowledged, as AMQP has it, until its channel closes and RabbitMQ delivers it again, and it counts against the
+/// prefetch. A warning in the [log](crate#the-log) says so, which you see only with a `tracing` subscriber;
+/// `rabbitmqctl list_queues name messages_unacknowledged` shows it, too.
+#[derive(Debug)]
+pub struct Delivery {
+    message: Message,
+    receipt: Receipt,
+}
+
+/// Whether the broker was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// It was sent to the broker, on the channel that delivered the message.
+    Sent,
+    /// That channel is gone, with the connection or by itself: RabbitMQ delivers the message again.
+    TooLate,
+}
+
+/// The right to settle one delivery.
+pub(crate) struct Receipt {
+    session: Option<Arc<Session>>,
+    pub delivery_tag: u64,
+}
+
+/// How a delivery is settled.
+pub(crate) enum Settle {
+    Ack { multiple: bool },
+    Nack { requeue: bool },
+    Reject { requeue: bool },
+}
+
+impl Deref for Delivery {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.message
+    }
+}
+
+impl Delivery {
+    /// Settled: RabbitMQ forgets the message.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with automatic acknowledgement, or when an `ack_multiple` has settled it already;
+    /// [`Error::Timeout`] when the broker reads nothing for the operation timeout: the message stays unacknowledged.
+    pub fn ack(self) -> impl Future<Output = Result<Settlement>> + Send {
+        self.receipt.settle(Settle::Ack { multiple: false })
+    }
+
+    /// Settles this delivery and all earlier ones of its consumer that are not settled yet.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn ack_multiple(self) -> impl Future<Output = Result<Settlement>> + Send {
+        self.receipt.settle(Settle::Ack { multiple: true })
+    }
+
+    /// Not done: back to the queue with `requeue`, else dropped or dead-lettered.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn nack(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
+        self.receipt.settle(Settle::Nack { requeue })
+    }
+
+    /// Refused: back to the queue with `requeue`, else dropped or dead-lettered. On a quorum queue of RabbitMQ 4.3 a
+    /// `reject` counts towards the delivery limit, a `nack` does not
+    /// ([`ProcessOptions`](crate::ProcessOptions#how-often-a-message-may-come-back)).
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn reject(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
+        self.receipt.settle(Settle::Reject { requeue })
+    }
+
+    /// Back to its queue, if it is still ours.
+    pub(crate) async fn give_back(self) -> Result<()> {
+        match self.receipt.session {
+            Some(_) => self.nack(true).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn receipt(&self) -> &Receipt {
+        &self.receipt
+    }
+
+    pub(crate) fn split(self) -> (Message, Receipt) {
+        (self.message, self.receipt)
+    }
+
+    /// `None` for a message without its parts, which amqprs never hands out.
+    pub(crate) fn from_consumer(message: ConsumerMessage, session: &Arc<Session>, auto_ack: bool) -> Option<Self> {
+        let (deliver, properties, body) = (message.deliver?, message.basic_properties?, message.content?);
+        let receipt = Receipt { session: (!auto_ack).then(|| session.clone()), delivery_tag: deliver.delivery_tag() };
+        let message = Message {
+            body,
+            properties,
+            exchange: deliver.exchange().clone(),
+            routing_key: deliver.routing_key().clone(),
+            redelivered: deliver.redelivered(),
+            delivery_tag: deliver.delivery_tag(),
+            consumer_tag: deliver.consumer_tag().clone(),
+        };
+        Some(Self { message, receipt })
+    }
+
+    pub(crate) fn from_get((get, properties, body): GetMessage, session: Arc<Session>, auto_ack: bool) -> Self {
+        let receipt = Receipt { session: (!auto_ack).then_some(session), delivery_tag: get.delivery_tag() };
+        let message = Message {
+            body,
+            properties,
+            exchange: get.exchange().clone(),
+            routing_key: get.routing_key().clone(),
+            redelivered: get.redelivered(),
+            delivery_tag: get.delivery_tag(),
+            consumer_tag: String::new(),
+        };
+        Self { message, receipt }
+    }
+}
+
+impl Receipt {
+    /// The session that delivered it; none with automatic acknowledgement.
+    pub fn session(&self) -> Weak<Session> {
+        self.session.as_ref().map_or_else(Weak::new, Arc::downgrade)
+    }
+
+    /// Whether it has to be settled.
+    pub fn is_due(&self) -> bool {
+        self.session.is_some()
+    }
+
+    pub fn is_of(&self, session: &Weak<Session>) -> bool {
+        self.session.as_ref().is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), session.as_ptr()))
+    }
+
+    /// It is settled together with others.
+    pub fn forget(mut self) {
+        self.session = None;
+    }
+
+    pub async fn settle(mut self, how: Settle) -> Result<Settlement> {
+        let tag = self.delivery_tag;
+        let Some(session) = self.session.clone() else {
+            return Err(Error::Invalid("with automatic acknowledgement there is nothing to settle".into()));
+        };
+        // Deciding and sending is one step: a tag below one settled with `multiple` would close the channel (406).
+        let deadline = session.deadline();
+        let Some(mut settled) = by(deadline, session.turn()).await else { return Err(self.stuck(&session)) };
+        if session.is_lost() {
+            self.session = None;
+            tracing::info!("delivery {tag} is settled too late: its channel is gone, RabbitMQ delivers it again");
+            return Ok(Settlement::TooLate);
+        }
+        if tag <= settled.up_to {
+            self.session = None;
+            return Err(Error::Invalid(format!("delivery {tag} was settled by an ack_multiple before")));
+        }
+        let Some(sent) = by(deadline, send(session.raw()?, tag, &how)).await else { return Err(self.stuck(&session)) };
+        self.session = None;
+        if let Err(error) = sent {
+            session.failed(error).await;
+            return Ok(Settlement::TooLate);
+        }
+        if matches!(how, Settle::Ack { multiple: true }) {
+            settled.up_to = tag;
+        }
+        settled.any = true;
+        Ok(Settlement::Sent)
+    }
+
+    /// The broker reads nothing. The error says so, and no other warning has to.
+    fn stuck(&mut self, session: &Session) -> Error {
+        self.session = None;
+        let doing = format!("cannot settle delivery {}, which stays unacknowledged", self.delivery_tag);
+        reads_nothing(doing, session.timeout)
+    }
+}
+
+async fn send(raw: &RawChannel, tag: u64, how: &Settle) -> Result<(), amqprs::error::Error> {
+    match *how {
+        Settle::Ack { multiple } => raw.basic_ack(BasicAckArguments::new(tag, multiple)).await,
+        Settle::Nack { requeue } => raw.basic_nack(BasicNackArguments::new(tag, false, requeue)).await,
+        Settle::Reject { requeue } => raw.basic_reject(BasicRejectArguments::new(tag, requeue)).await,
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if self.session.as_ref().is_some_and(|session| !session.is_lost()) {
+            tracing::warn!("delivery {} was dropped unsettled: it stays unacknowledged", self.delivery_tag);
+        }
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Receipt({})", self.delivery_tag)
+    }
+}

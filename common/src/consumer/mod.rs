@@ -1,0 +1,170 @@
+//! A stream of deliveries that goes on across reconnects.
+
+pub(crate) mod buffer;
+pub(crate) mod delivery;
+pub(crate) mod poison;
+pub(crate) mod subscriber;
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use amqprs::channel::BasicConsumeArguments;
+use futures_util::Stream;
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Delivery, Error, Result,
+    connection::{handle::ConnectionHandle, supervisor::Core},
+    consumer::{
+        buffer::DeliveryBuffer,
+        subscriber::{CurrentSubscription, Subscriber},
+    },
+    escaped,
+    session::setup::Function,
+};
+
+/// The deliveries of one consumer, made by [`Channel::consume`](crate::Channel::consume).
+///
+/// Read it with [`next`](Self::next), or as a [`Stream`]. After a loss of the connection, a closed channel or a
+/// consumer cancelled by the broker, the setup runs again and the stream goes on. With manual acknowledgement, what
+/// was prefetched and not yet read is then forgotten, because RabbitMQ delivers it again; with automatic
+/// acknowledgement it is still read, because nobody would.
+///
+/// A header that is nested too deeply is removed from its message, see [`Message`](crate::Message). One that is not UTF-8
+/// breaks the connection, because amqprs cannot decode it: with manual acknowledgement RabbitMQ delivers all again; with
+/// automatic acknowledgement the message is lost, and those that were on their way behind it.
+///
+/// Dropping it cancels the consumer, gives prefetched messages back to the queue, and deletes the exclusive queues that
+/// RabbitMQ named for its setup: nobody else can know them. Deliveries already read can still be settled.
+pub struct Consumer {
+    buffer: Arc<DeliveryBuffer>,
+    current: watch::Receiver<Option<CurrentSubscription>>,
+    max_body_size: usize,
+    /// A message that is too large, being rejected: before anything that came after it is handed out, since that may be
+    /// acknowledged with all before it.
+    refusal: Option<JoinHandle<()>>,
+    stop: CancellationToken,
+    handle: Arc<ConnectionHandle>,
+}
+
+pub(crate) async fn start(
+    handle: Arc<ConnectionHandle>,
+    name: &str,
+    subscribe: Function<BasicConsumeArguments>,
+) -> Result<Consumer> {
+    let core = handle.core.clone();
+    let (current_sender, current) = watch::channel(None);
+    let (first, answer) = oneshot::channel();
+    let (stop, buffer) = (core.closing.child_token(), Arc::new(DeliveryBuffer::default()));
+    let (name, task_core) = (name.to_owned(), core.clone());
+    let task = Subscriber {
+        name,
+        core: task_core,
+        stop: stop.clone(),
+        subscribe,
+        buffer: buffer.clone(),
+        current: current_sender,
+    };
+    core.spawn(task.run(first));
+    // From here on, a dropped caller ends the task.
+    let consumer = Consumer { buffer, current, max_body_size: usize::MAX, refusal: None, stop, handle };
+    // Each run has its own deadline; this one is for all there is besides.
+    match timeout(core.options.operation_timeout * 2, answer).await {
+        Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))).map(|()| consumer),
+        Err(_) => Err(core.timed_out("cannot consume")),
+    }
+}
+
+impl Consumer {
+    /// The next delivery. Waits through losses of the connection; `None` when this program has closed the connection
+    /// manager.
+    ///
+    /// It may be dropped while it waits, as in `tokio::select!`, without losing a message.
+    ///
+    /// # Errors
+    /// Why consuming ended for good. It is the last item.
+    pub async fn next(&mut self) -> Result<Option<Delivery>> {
+        poll_fn(|context| self.poll(context)).await.transpose()
+    }
+
+    /// Refuses messages with a larger body. Each is rejected without requeue, so that it is dropped, or dead-lettered if
+    /// its queue says so; a warning is logged, and the stream goes on with the next one. Default: no limit.
+    ///
+    /// This keeps what is too large away from what handles it, and from nothing else: the body is in memory when
+    /// its size is looked at. What protects the memory is the broker's `max_message_size`
+    /// ([16 MiB since RabbitMQ 4.0, 128 MiB before](https://www.rabbitmq.com/docs/configure)), times the prefetch.
+    ///
+    /// ```no_run
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// # async fn subscribe(_: common::Setup) -> common::Result<amqprs::channel::BasicConsumeArguments> { todo!() }
+    /// let mut messages = channel.consume(subscribe).await?.max_body_size(64 * 1024);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn max_body_size(mut self, bytes: usize) -> Self {
+        self.max_body_size = bytes;
+        self
+    }
+
+    /// The queue consumed from. A server-named queue may have another name after each reconnect.
+    pub fn queue(&self) -> String {
+        self.buffer.queue()
+    }
+
+    pub(crate) fn core(&self) -> Arc<Core> {
+        self.handle.core.clone()
+    }
+
+    /// Where it consumes from, `None` while there is no subscription.
+    pub(crate) fn current_subscription(&self) -> watch::Receiver<Option<CurrentSubscription>> {
+        self.current.clone()
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
+        loop {
+            if let Some(refusal) = &mut self.refusal {
+                let _ = ready!(Pin::new(refusal).poll(context));
+                self.refusal = None;
+            }
+            match ready!(self.buffer.poll(context)) {
+                Some(Ok(delivery)) if delivery.body.len() > self.max_body_size => {
+                    let (size, most, queue) = (delivery.body.len(), self.max_body_size, self.queue());
+                    tracing::warn!(
+                        "a message from queue `{}` is refused: {size} bytes, allowed are {most}",
+                        escaped(&queue)
+                    );
+                    if delivery.receipt().is_due() {
+                        self.refusal = self.handle.core.spawn(async { drop(delivery.reject(false).await) });
+                    }
+                }
+                item => return Poll::Ready(item),
+            }
+        }
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(context)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        for subscription in self.buffer.close() {
+            self.handle.core.spawn(subscription.give_up());
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The publisher confirms of one session of a channel: which message has which number, and who waits for it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use uuid::Uuid;
+
+use crate::{
+    connection::loss::Loss,
+    deadline::SHORT_OF_RESOURCES,
+    error::{Error, Result, Returned},
+    session::refused_message::{Clue, Mark},
+};
+
+/// AMQP numbers the messages of a channel in confirm mode 1, 2, 3, …; the broker's acks name those numbers, not
+/// always in order and often many at once ([confirms](https://www.rabbitmq.com/docs/confirms#publisher-confirms)).
+#[derive(Default)]
+pub(crate) struct PendingConfirms {
+    entries: Mutex<Entries>,
+    /// Told each time nothing is left to wait for.
+    empty: Notify,
+    pub loss: Loss,
+    /// The broker ended the channel because of a message published or settled on it, and not of any other call.
+    pub by_message: AtomicBool,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// The number of `pending[0]`, minus one.
+    settled: u64,
+    /// Numbers follow each other without a gap, so the index is the number.
+    pending: VecDeque<Option<Pending>>,
+    waiting: usize,
+    refusal: Option<Refusal>,
+}
+
+/// The broker ended the channel because of a message published on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusal {
+    /// It is known which one it was.
+    pub is_clear: bool,
+    /// Somebody waited for a confirm, and knows now.
+    pub was_told: bool,
+}
+
+struct Pending {
+    /// `None` when the wait is over, and the broker may still have the message before it.
+    waiter: Option<Waiter>,
+    /// The message's share of the bound on what may be in flight; free again when the entry goes.
+    share: OwnedSemaphorePermit,
+    sent: Instant,
+    mark: Mark,
+    returned: Option<Box<Returned>>,
+}
+
+/// Who is told what became of a message.
+pub(crate) enum Waiter {
+    Confirm(oneshot::Sender<Result<()>>),
+    /// A call, only if it came to nothing: who waits for a reply need not be woken for the confirm before it.
+    Call {
+        /// Its correlation id, by which it is found when it is returned.
+        id: Uuid,
+        /// Called under the lock of the pending confirms.
+        fail: Box<dyn FnOnce(Error) + Send>,
+    },
+}
+
+/// How a message that was not lost ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Ack,
+    Nack,
+}
+
+impl PendingConfirms {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        // No code that can panic runs under the lock.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the next number. `Err` gives both back: this session has ended.
+    pub fn register(
+        &self,
+        share: OwnedSemaphorePermit,
+        waiter: Option<Waiter>,
+        mark: Mark,
+    ) -> Result<Unsent<'_>, (OwnedSemaphorePermit, Option<Waiter>)> {
+        let sent = Instant::now();
+        let mut entries = self.entries();
+        if self.loss.is_lost() {
+            return Err((share, waiter));
+        }
+        entries.waiting += usize::from(waiter.is_some());
+        entries.pending.push_back(Some(Pending { waiter, share, sent, mark, returned: None }));
+        let number = entries.settled + entries.pending.len() as u64;
+        Ok(Unsent { pending_confirms: self, number })
+    }
+
+    /// Takes the newest number back: its message was not sent. Only its owner, who holds the publisher's turn, may.
+    fn take_back(&self, number: u64) {
+        let mut entries = self.entries();
+        if entries.settled + entries.pending.len() as u64 == number
+            && let Some(pending) = entries.pending.pop_back().flatten()
+        {
+            entries.waiting -= usize::from(pending.waiter.is_some());
+        }
+    }
+
+    /// The broker returned a mandatory message; its ack follows.
+    pub fn returned(&self, number: u64, message: Returned) {
+        if let Some(pending) = self.entries().get(number) {
+            pending.returned = Some(Box::new(message));
+        }
+    }
+
+    /// The broker returned the request of a call. They are searched, for it seldom happens, and calls need no number on the
+    /// wire this way.
+    pub fn returned_call(&self, call: Uuid, message: Returned) {
+        let mut entries = self.entries();
+        let is_it = |pending: &&mut Pending| matches!(pending.waiter, Some(Waiter::Call { id, .. }) if id == call);
+        if let Some(pending) = entries.pending.iter_mut().flatten().find(is_it) {
+            pending.returned = Some(Box::new(message));
+        }
+    }
+
+    /// The broker settled one message, or all up to this one.
+    pub fn settle(&self, number: u64, multiple: bool, verdict: Verdict) {
+        let mut freed = None;
+        let mut entries = self.entries();
+        if multiple {
+            while entries.settled < number && entries.settle_first(verdict, &mut freed) {}
+        } else {
+            entries.settle_one(number, verdict, &mut freed);
+            while matches!(entries.pending.front(), Some(None)) {
+                entries.settle_first(verdict, &mut freed);
+            }
+        }
+        if entries.waiting == 0 {
+            self.empty.notify_waiters();
+        }
+        drop(entries);
+        // The shares of all of them at once, which is one lock instead of many.
+        drop(freed);
+    }
+
+    /// Gives up on messages that wait longer than this: the broker says nothing when it is short of memory or disk. They
+    /// keep their share of what may be in flight, since they may be waiting in a buffer on the way.
+    pub fn expire(&self, after: Duration) {
+        let mut entries = self.entries();
+        let Entries { pending, waiting, .. } = &mut *entries;
+        for pending in pending.iter_mut().flatten().take_while(|pending| pending.sent.elapsed() >= after) {
+            let reason = format!("no confirm came in time; {SHORT_OF_RESOURCES}");
+            *waiting -= usize::from(pending.tell(Err(Error::Unconfirmed { reason })).is_some());
+        }
+        if entries.waiting == 0 {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// Whether the oldest message has waited so long for its confirm, told or not.
+    pub fn is_silent_for(&self, time: Duration) -> bool {
+        self.entries().pending.iter().flatten().next().is_some_and(|pending| pending.sent.elapsed() >= time)
+    }
+
+    /// Whether there are messages without a confirm, and nobody waits for one of them any more.
+    pub fn is_given_up(&self, after: Duration) -> bool {
+        self.waiting() == 0 && self.is_silent_for(after)
+    }
+
+    /// The session has ended, and not because of a message: nothing more can be registered, and what waits will never
+    /// be confirmed.
+    pub fn end(&self, reason: Error) {
+        let mut entries = self.entries();
+        if self.loss.signal(reason.clone()) {
+            entries.end(|_| Error::Unconfirmed { reason: reason.to_string() });
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// The broker has ended the channel because it refused a message. It took all before that one, and ignored all after
+    /// it.
+    pub fn refuse(&self, code: u16, text: &str) {
+        let closed = Error::Closed { doing: "RabbitMQ refused a message".into(), code, text: text.into() };
+        let mut entries = self.entries();
+        if !self.loss.signal(closed.clone()) {
+            return;
+        }
+        let refused = entries.refused(text);
+        let another = format!("RabbitMQ refused another one on the same channel: {code} {text}");
+        let was_told = entries.end(|index| match refused.last() {
+            Some(_) if refused.binary_search(&index).is_ok() => closed.clone(),
+            Some(last) if index > *last => Error::Ignored { reason: another.clone() },
+            _ => Error::Unconfirmed { reason: another.clone() },
+        });
+        entries.refusal = Some(Refusal { is_clear: !refused.is_empty(), was_told });
+        self.empty.notify_waiters();
+    }
+
+    /// Once it has ended: whether that was because of a message.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.entries().refusal
+    }
+
+    /// Once it has ended: whether the broker ended it over something sent, which may have been any of the messages on
+    /// their way.
+    pub fn suspects_all(&self) -> bool {
+        match self.refusal() {
+            Some(refusal) => !refusal.is_clear,
+            None => self.loss.reason().is_some_and(|reason| reason.is_refusal()),
+        }
+    }
+
+    /// Waits until nothing waits for its confirm.
+    pub async fn drained(&self) {
+        loop {
+            // Listens before it looks.
+            let told = self.empty.notified();
+            if self.waiting() == 0 {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// How many messages wait for their confirm.
+    pub fn waiting(&self) -> usize {
+        self.entries().waiting
+    }
+}
+
+impl Entries {
+    fn get(&mut self, number: u64) -> Option<&mut Pending> {
+        let index = number.checked_sub(self.settled + 1)?;
+        self.pending.get_mut(usize::try_from(index).ok()?)?.as_mut()
+    }
+
+    /// Which of them the broker means when it says this of a message that it refused; several when they are alike.
+    fn refused(&self, text: &str) -> Vec<usize> {
+        let all = || self.pending.iter().enumerate().filter_map(|(index, one)| Some((index, one.as_ref()?)));
+        let mut first_two = all().map(|(index, _)| index);
+        match (first_two.next(), first_two.next(), Clue::in_words(text)) {
+            // There is no other.
+            (Some(only), None, _) => vec![only],
+            (_, _, Some(clue)) => all().filter(|(_, one)| clue.fits(&one.mark)).map(|(index, _)| index).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Tells all how they ended, and forgets them. Returns whether anybody was there to be told.
+    fn end(&mut self, how: impl Fn(usize) -> Error) -> bool {
+        self.waiting = 0;
+        let all = self.pending.drain(..).enumerate();
+        let told = all.filter_map(|(index, one)| one?.tell(Err(how(index))));
+        // Each of them: `any` would stop at the first.
+        told.filter(|told| *told).count() > 0
+    }
+
+    fn settle_one(&mut self, number: u64, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) {
+        let Some(index) = number.checked_sub(self.settled + 1).and_then(|index| usize::try_from(index).ok()) else {
+            return;
+        };
+        if let Some(pending) = self.pending.get_mut(index).and_then(Option::take) {
+            self.waiting -= usize::from(pending.settle(verdict, freed));
+        }
+    }
+
+    /// Settles the oldest entry and moves on. Returns whether there was one.
+    fn settle_first(&mut self, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) -> bool {
+        let Some(slot) = self.pending.pop_front() else { return false };
+        self.settled += 1;
+        if let Some(pending) = slot {
+            self.waiting -= usize::from(pending.settle(verdict, freed));
+        }
+        true
+    }
+}
+
+impl Pending {
+    /// Returns whether it was still waited for.
+    fn settle(mut self, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) -> bool {
+        let outcome = match (self.returned.take(), verdict) {
+            (Some(message), _) => Err(Error::Unroutable(message)),
+            (None, Verdict::Ack) => Ok(()),
+            (None, Verdict::Nack) => Err(Error::Nacked),
+        };
+        let waited = self.tell(outcome).is_some();
+        match freed {
+            Some(freed) if Arc::ptr_eq(freed.semaphore(), self.share.semaphore()) => freed.merge(self.share),
+            Some(_) => {}
+            None => *freed = Some(self.share),
+        }
+        waited
+    }
+
+    /// `None` when it was not waited for any more; else whether somebody was there to hear it.
+    fn tell(&mut self, outcome: Result<()>) -> Option<bool> {
+        let heard = match (self.waiter.take()?, outcome) {
+            // The caller may have dropped its confirm.
+            (Waiter::Confirm(confirm), outcome) => confirm.send(outcome).is_ok(),
+            (Waiter::Call { fail, .. }, outcome) => {
+                outcome.map_or_else(fail, |()| ());
+                true
+            }
+        };
+        Some(heard)
+    }
+}
+
+/// A message that has its number and is not on its way yet. Dropped, it leaves no gap in the numbers.
+pub(crate) struct Unsent<'a> {
+    pending_confirms: &'a PendingConfirms,
+    pub number: u64,
+}
+
+impl Unsent<'_> {
+    /// It is on its way.
+    pub fn sent(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.pending_confirms.take_back(self.number);
+    }
+}

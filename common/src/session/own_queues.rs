@@ -1,0 +1,38 @@
+//! The exclusive queues that RabbitMQ named for a consumer's setup. They would stay, bound and filling up, until the
+//! connection ends, and no other program can know their names.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use amqprs::channel::QueueDeleteArguments;
+
+use crate::{
+    connection::live::Health,
+    session::{Session, topology::queue_delete},
+};
+
+/// Their names, and the connection that they belong to.
+pub(crate) type OwnQueues = (Arc<Health>, Vec<String>);
+
+fn of(session: &Session) -> MutexGuard<'_, Option<Vec<String>>> {
+    session.own_queues.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps their names from now on.
+pub(crate) fn record(session: &Session) {
+    *of(session) = Some(Vec::new());
+}
+
+/// Keeps them no longer.
+pub(crate) fn take(session: &Session) -> OwnQueues {
+    (session.health.clone(), of(session).take().unwrap_or_default())
+}
+
+/// Deletes them on this session, if their connection still lives: otherwise they are gone already.
+pub(crate) async fn delete(session: &Arc<Session>, (health, queues): OwnQueues) {
+    if Arc::ptr_eq(&health, &session.health) {
+        for queue in queues {
+            // Deleting what is gone already is not an error; any other trouble meets the setup, too.
+            let _ = queue_delete(session.clone(), QueueDeleteArguments::new(&queue)).await;
+        }
+    }
+}

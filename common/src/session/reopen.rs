@@ -1,0 +1,133 @@
+//! What everything that lives on an AMQP channel has in common: it is opened again, for ever, with pauses.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use backon::ExponentialBackoff;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Error, Result,
+    connection::supervisor::{Core, backoff, long_backoff},
+    session::Session,
+};
+
+/// A channel that lived this long was a good one: when the broker then refuses a message, it is opened again at once.
+const PROVED: Duration = Duration::from_secs(10);
+
+/// Opens one AMQP channel after the other for its owner, until the owner has to close.
+pub(crate) struct Reopen {
+    core: Arc<Core>,
+    closing: CancellationToken,
+    /// For the log.
+    name: String,
+    confirms: bool,
+    pauses: ExponentialBackoff,
+    /// The pauses after what costs the whole connection each time.
+    long_pauses: ExponentialBackoff,
+    /// What was warned of last, so that the same trouble is said once.
+    said: Option<String>,
+    /// The same of messages that the broker refused.
+    refusal: Option<String>,
+    /// Pauses after such a refusal; none before the first.
+    refusals: Option<ExponentialBackoff>,
+}
+
+impl Reopen {
+    pub fn new(core: Arc<Core>, closing: CancellationToken, name: &str, confirms: bool) -> Self {
+        let (pauses, long_pauses) = (backoff(&core.options), long_backoff(&core.options));
+        let name = name.to_owned();
+        Self { core, closing, name, confirms, pauses, long_pauses, said: None, refusal: None, refusals: None }
+    }
+
+    /// The next session, on whatever connection is then alive; or why RabbitMQ does not allow another channel. `None` when
+    /// the owner has to close.
+    pub async fn next(&mut self) -> Option<Result<Arc<Session>>> {
+        loop {
+            let link = tokio::select! {
+                biased;
+                () = self.closing.cancelled() => return None,
+                link = self.core.live_connection() => link?,
+            };
+            let opened = Session::open(&link, self.confirms, self.core.options.operation_timeout);
+            match self.unless_closing(opened).await {
+                Ok(session) => return Some(Ok(session)),
+                Err(error @ (Error::ChannelLimit(_) | Error::Closed { .. })) => return Some(Err(error)),
+                Err(error) => self.failed(error).await,
+            }
+        }
+    }
+
+    /// A future that ends early when the owner has to close.
+    pub async fn unless_closing<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.closing.cancelled() => Err(Error::Shutdown("channel")),
+            outcome = work => outcome,
+        }
+    }
+
+    /// The session could not be made ready: says so, and pauses.
+    pub async fn failed(&mut self, error: Error) {
+        if self.closing.is_cancelled() {
+            return;
+        }
+        let trouble = error.to_string();
+        // A lost connection is reported by its supervisor.
+        if error.is_loss() || self.said.as_ref() == Some(&trouble) {
+            tracing::debug!("channel `{}`: {trouble}", self.name);
+        } else {
+            tracing::warn!("channel `{}`: {trouble}; opening it again", self.name);
+            self.said = Some(trouble);
+        }
+        let pauses = match error {
+            Error::Closed { code: 500.., .. } => &mut self.long_pauses,
+            _ => &mut self.pauses,
+        };
+        let pause = pauses.next().unwrap_or(self.core.options.reconnect_interval);
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.closing.cancelled() => {}
+        }
+    }
+
+    /// The broker closed the channel because of a message published on it. The first time it is opened again at once; who
+    /// goes on publishing such messages waits longer each time, because each closed channel costs the connection a number
+    /// (see `link.rs`), and with the last one everything on the connection is lost.
+    pub async fn refused(&mut self, error: &Error, was_told: bool, lived: Duration) {
+        if lived > PROVED {
+            self.refusals = None;
+        }
+        let trouble = error.to_string();
+        // Who waits for the confirm has the error already.
+        if !was_told && self.refusal.as_ref() != Some(&trouble) {
+            tracing::warn!(
+                "channel `{}`: {trouble}; nobody waits for its confirm, so it is told here, once",
+                self.name
+            );
+            self.refusal = Some(trouble);
+        }
+        if let Some(pauses) = &mut self.refusals {
+            let pause = pauses.next().unwrap_or(self.core.options.reconnect_interval);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.closing.cancelled() => {}
+            }
+        } else {
+            self.refusals = Some(backoff(&self.core.options));
+        }
+    }
+
+    /// The session is ready for use.
+    pub fn ready(&mut self) {
+        if self.said.take().is_some() {
+            tracing::info!("channel `{}` is open again", self.name);
+        }
+    }
+
+    /// The session has proved itself: the next trouble starts with short pauses again.
+    pub fn recovered(&mut self) {
+        self.pauses = backoff(&self.core.options);
+        self.long_pauses = long_backoff(&self.core.options);
+    }
+}

@@ -1,0 +1,140 @@
+//! What a long-lived channel or consumer needs, as a function that can run again.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    runtime::Handle,
+    task::JoinError,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    Error, Result,
+    session::{Session, topology::topology_calls},
+};
+
+/// When the session ends, the function may still say better than its end what went wrong: with what it was doing.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// When RabbitMQ closes the connection over something that was asked for on it, it does not say by whom. So often during
+/// one setup's first run, it was the setup.
+const MOST_REFUSALS: u32 = 3;
+
+/// A setup's first run, which fails to its caller; later ones are repeated for ever.
+#[derive(Default)]
+pub(crate) struct FirstRun {
+    refusals: u32,
+}
+
+impl FirstRun {
+    /// Whether it has failed with this error. Not by a loss of the connection: then it gets another session.
+    pub fn has_failed(&mut self, error: &Error) -> bool {
+        self.refusals += u32::from(error.is_refusal());
+        !error.is_loss() || self.refusals >= MOST_REFUSALS
+    }
+}
+
+/// One session of a channel, given to a setup or `subscribe` function to declare on.
+///
+/// It takes amqprs's own argument types. After the session has ended its calls fail; the function then runs again,
+/// with another one.
+#[derive(Clone)]
+pub struct Setup {
+    session: Arc<Session>,
+}
+
+topology_calls!(Setup);
+
+impl Setup {
+    pub(crate) fn new(session: &Arc<Session>) -> Self {
+        Self { session: session.clone() }
+    }
+
+    /// Switches publisher confirms on, for what is published on this very session.
+    pub(crate) async fn confirm_select(&self) -> Result<()> {
+        self.session.confirm_select().await
+    }
+
+    async fn on_session<T, Fut>(&self, call: impl Fn(Arc<Session>) -> Fut) -> Result<T>
+    where
+        Fut: Future<Output = Result<T>>,
+    {
+        call(self.session.clone()).await
+    }
+}
+
+/// A function of the user's, to be run on each session.
+///
+/// It runs in a task on the program's own runtime. On the connection's only thread, a function that blocks would stop the
+/// heartbeats, and a task that it spawns would end with the connection.
+#[derive(Clone)]
+pub(crate) struct Function<T> {
+    function: Arc<dyn Fn(Setup) -> BoxFuture<'static, Result<T>> + Send + Sync>,
+    runtime: Handle,
+    /// The channel that waits for its end: its number. None waits for what a consumer runs.
+    channel: Option<u64>,
+}
+
+tokio::task_local! {
+    /// The channel whose setup the task runs.
+    static CHANNEL: Option<u64>;
+}
+
+impl<T: Send + 'static> Function<T> {
+    /// # Errors
+    /// [`Error::Invalid`] outside a runtime.
+    pub fn new<F, Fut>(function: F, channel: Option<u64>) -> Result<Self>
+    where
+        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        let runtime = Handle::try_current()
+            .map_err(|_| Error::Invalid("a setup needs a Tokio runtime to run on: call this inside one".into()))?;
+        Ok(Self { function: Arc::new(move |setup| Box::pin(function(setup))), runtime, channel })
+    }
+
+    /// Runs it once, within the deadline. Its panic is an error, after its own message on stderr. Dropped half-way, it
+    /// is aborted.
+    pub async fn run(&self, session: &Arc<Session>, deadline: Duration) -> Result<T> {
+        let (function, setup) = (self.function.clone(), Setup::new(session));
+        // The function is called in the task, too: it may panic before its `async` block.
+        let run = CHANNEL.scope(self.channel, async move { function(setup).await });
+        let mut task = AbortOnDropHandle::new(self.runtime.spawn(run));
+        tokio::select! {
+            biased;
+            outcome = &mut task => ended(outcome),
+            reason = session.lost() => match timeout(LAST_WORDS, task).await {
+                Ok(outcome) => ended(outcome),
+                Err(_) => Err(reason),
+            },
+            () = sleep(deadline) => Err(Error::Timeout {
+                doing: "a setup function has not ended".into(),
+                after: deadline,
+                reason: "does it block, or wait for the very channel that it sets up?".into(),
+            }),
+        }
+    }
+}
+
+fn ended<T>(outcome: Result<Result<T>, JoinError>) -> Result<T> {
+    outcome.unwrap_or_else(|error| {
+        Err(Error::other(match error.is_panic() {
+            true => "a setup function panicked",
+            false => "a setup function cannot run: the Tokio runtime on which it was given to the channel has ended",
+        }))
+    })
+}
+
+/// A channel waits for its setup, so its setup cannot wait for the channel.
+pub(crate) fn check_outside(channel: u64) -> Result<()> {
+    match CHANNEL.try_with(|inside| *inside == Some(channel)) {
+        Ok(true) => Err(Error::Invalid(
+            "a setup cannot use the channel that it sets up: declare with the `Setup` it is given, and publish or consume \
+             after `setup` has returned"
+                .into(),
+        )),
+        _ => Ok(()),
+    }
+}

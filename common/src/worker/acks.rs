@@ -1,0 +1,76 @@
+//! Settling what was worked on: with one `basic.ack` for many, where nothing unfinished lies between.
+
+use std::{collections::BTreeSet, sync::Weak};
+
+use crate::{
+    Delivery,
+    consumer::delivery::{Receipt, Settle},
+    session::Session,
+};
+
+/// A delivery that was worked on, and how to settle it.
+pub(crate) type Done = (Receipt, Settle);
+
+/// The deliveries of one consumer that are worked on. Its AMQP channel is its own, so nobody else's lie between them.
+#[derive(Default)]
+pub(crate) struct Acks {
+    /// What delivered those begun.
+    session: Weak<Session>,
+    /// By delivery tag: not done yet.
+    begun: BTreeSet<u64>,
+    done: Vec<Done>,
+}
+
+impl Acks {
+    /// A delivery will be worked on.
+    pub fn begin(&mut self, delivery: &Delivery) {
+        let receipt = delivery.receipt();
+        if !receipt.is_of(&self.session) {
+            // Tags begin again; what the lost channel had delivered comes again.
+            self.session = receipt.session();
+            self.begun.clear();
+        }
+        self.begun.insert(delivery.delivery_tag);
+    }
+
+    /// It was worked on, and will be settled by the next [`send`](Self::send).
+    pub fn end(&mut self, done: Done) {
+        let (receipt, _) = &done;
+        if receipt.is_of(&self.session) {
+            self.begun.remove(&receipt.delivery_tag);
+        }
+        self.done.push(done);
+    }
+
+    /// Whether there is something to settle.
+    pub fn are_due(&self) -> bool {
+        !self.done.is_empty()
+    }
+
+    /// Settles what is done.
+    pub async fn send(&mut self) {
+        let first_begun = self.begun.first();
+        let mut together = Vec::new();
+        for (receipt, how) in self.done.drain(..) {
+            let nothing_before = first_begun.is_none_or(|first| receipt.delivery_tag < *first);
+            match how {
+                Settle::Ack { .. } if nothing_before && receipt.is_of(&self.session) => together.push(receipt),
+                how => settle(receipt, how).await,
+            }
+        }
+        // All before the last of them is done, and settled.
+        if let Some(last) = (0..together.len()).max_by_key(|&index| together[index].delivery_tag) {
+            let last = together.swap_remove(last);
+            let multiple = !together.is_empty();
+            together.into_iter().for_each(Receipt::forget);
+            settle(last, Settle::Ack { multiple }).await;
+        }
+    }
+}
+
+async fn settle(receipt: Receipt, how: Settle) {
+    let tag = receipt.delivery_tag;
+    if let Err(error) = receipt.settle(how).await {
+        tracing::warn!("delivery {tag} could not be settled: {error}");
+    }
+}

@@ -1,0 +1,113 @@
+//! Settling a delivery by what its handler returns.
+
+use std::{fmt::Display, future::Future, panic::AssertUnwindSafe};
+
+use futures_util::FutureExt;
+
+use crate::{Delivery, Message, Result, Settlement, consumer::delivery::Settle, escaped};
+
+/// What happens to a delivery whose handler fails. The default drops it (or dead-letters it, if its queue says so).
+///
+/// # How often a message may come back
+/// A classic queue gives it out again for ever. A quorum queue counts, and when its delivery limit is passed, it gives the
+/// message to its dead-letter exchange; **without one the message is lost**
+/// ([poison messages](https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling)). What counts depends on the
+/// version of RabbitMQ:
+///
+/// | | limit | counts |
+/// |---|---|---|
+/// | 4.3 and later | 20, or `x-delivery-limit` | a [`reject`](Delivery::reject) with requeue; a channel or connection that ends, or is lost, while the message is unacknowledged; not a `nack` |
+/// | 4.0 to 4.2 | 20, or `x-delivery-limit` | the same, and a `nack` |
+/// | 3.x | none, or `x-delivery-limit` | the same, and a `nack` |
+///
+/// To requeue, this crate sends a `nack`. So from 4.3 on a failing handler does not use up the limit; before, it does. Give a
+/// quorum queue whose messages matter a dead-letter exchange:
+/// `quorum_queue("jobs").with("x-dead-letter-exchange", "failed")`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProcessOptions {
+    /// Put it back into its queue. Default: no.
+    pub requeue: bool,
+    /// But only once: one that comes back already redelivered is rejected for good. Default: no.
+    pub reject_on_redelivered: bool,
+}
+
+/// What a handler decides. `()` is [`Ack`](Outcome::Ack).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done: RabbitMQ forgets the message.
+    Ack,
+    /// Not done, and back to the queue ([how often](ProcessOptions#how-often-a-message-may-come-back)).
+    Requeue,
+    /// Not to be done: dropped, or dead-lettered.
+    Reject,
+}
+
+impl From<()> for Outcome {
+    fn from((): ()) -> Self {
+        Self::Ack
+    }
+}
+
+impl Delivery {
+    /// Lets `handler` work on the message and settles it by the outcome: `Ok` decides by its value, `Err` or a panic
+    /// rejects or requeues according to `options`. The handler gets no means to settle, so nothing is settled twice.
+    ///
+    /// A message that is put back comes again at once. A [`Worker`](crate::worker::tasks::Worker) makes pauses.
+    ///
+    /// ```no_run
+    /// # async fn example(delivery: common::Delivery) -> common::Result<()> {
+    /// use common::{Error, Outcome, ProcessOptions};
+    ///
+    /// let once_more = ProcessOptions { requeue: true, reject_on_redelivered: true };
+    /// delivery
+    ///     .process(once_more, |message| async move {
+    ///         println!("{}", message.display());
+    ///         Ok::<_, Error>(Outcome::Ack)
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack). The handler's own error is logged, and decides; it is not returned.
+    pub async fn process<F, Fut, O, E>(self, options: ProcessOptions, handler: F) -> Result<Settlement>
+    where
+        F: FnOnce(Message) -> Fut,
+        Fut: Future<Output = Result<O, E>>,
+        O: Into<Outcome>,
+        E: Display,
+    {
+        let (message, receipt) = self.split();
+        let how = decide(message, options, handler).await;
+        receipt.settle(how).await
+    }
+}
+
+/// Lets `handler` work on the message; tells how to settle it.
+pub(crate) async fn decide<F, Fut, O, E>(message: Message, options: ProcessOptions, handler: F) -> Settle
+where
+    F: FnOnce(Message) -> Fut,
+    Fut: Future<Output = Result<O, E>>,
+    O: Into<Outcome>,
+    E: Display,
+{
+    let (tag, redelivered) = (message.delivery_tag, message.redelivered);
+    let failure = match AssertUnwindSafe(async { handler(message).await }).catch_unwind().await {
+        Ok(Ok(outcome)) => {
+            return match outcome.into() {
+                Outcome::Ack => Settle::Ack { multiple: false },
+                Outcome::Requeue => Settle::Nack { requeue: true },
+                Outcome::Reject => Settle::Reject { requeue: false },
+            };
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it panicked".to_owned(),
+    };
+    tracing::warn!("the handler of delivery {tag} failed: {}", escaped(&failure));
+    match options.requeue && !(options.reject_on_redelivered && redelivered) {
+        // RabbitMQ 4.3 counts a rejected message towards a quorum queue's delivery limit, and drops it in the end.
+        true => Settle::Nack { requeue: true },
+        false => Settle::Reject { requeue: false },
+    }
+}
