@@ -1,4 +1,4 @@
-//! Chapter 4, exercise 2: keeps the errors in a queue that stays, and shares them among all who run this program.
+//! Chapter 4, exercise 2: keeps the errors in a named queue, and shares them among all instances of this program.
 //!
 //!     cargo run --example store_errors
 
@@ -32,7 +32,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Binds one queue for all of us. Runs again after every loss of the connection.
+/// Binds one queue for all instances. Runs again after every loss of the connection.
 async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("direct_logs", "direct")).await?;
     channel.queue_declare(quorum_queue("errors")).await?;

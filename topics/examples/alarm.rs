@@ -1,4 +1,4 @@
-//! Chapter 5, exercise 3: an exchange behind an exchange. What is critical goes on to everybody who is on call.
+//! Chapter 5, exercise 3: an exchange bound to another one. Critical messages go on to a fanout for all who need them.
 //!
 //!     cargo run --example alarm
 

@@ -1,4 +1,4 @@
-//! Chapter 6, the server: computes Fibonacci numbers for whoever asks, until Ctrl-C.
+//! Chapter 6, the server: computes Fibonacci numbers for its clients, until Ctrl-C.
 //!
 //!     cargo run --bin rpc_server
 

@@ -24,8 +24,8 @@ async fn client(host: &VirtualHost<'_>, arguments: &[&str]) -> Result<Program> {
     Ok(example("json_rpc_client").await?.url(host.url()).args(arguments))
 }
 
-/// A client that stays, and with it the exchange `rpc.dlx`, as a server would keep it. Where it goes with one client and
-/// comes with the next, RabbitMQ 4.3 can be left with a ruin of it, and answers each declaration with 541.
+/// A client that keeps running keeps the exchange `rpc.dlx`, as a server would. If one client's end deletes it and the next
+/// client declares it, RabbitMQ 4.3 can be left with a broken exchange. It then answers each declaration with 541.
 async fn keep_dead_letters(host: &VirtualHost<'_>) -> Result<JsonRpcClient> {
     let connections = ConnectionManager::new(host.url().parse()?);
     Ok(JsonRpcClient::new(&connections.channel("kept").await?).await?)

@@ -1,6 +1,7 @@
 //! What chapter 6 promises, shown by its programs on a real RabbitMQ.
 
 mod bad_input;
+mod by_hand;
 mod json;
 mod plain_client;
 mod under_fire;
@@ -25,11 +26,7 @@ fn rpc_client(host: &VirtualHost<'_>, n: &str) -> Program {
 
 /// Starts a server; it is subscribed when this returns.
 async fn server(host: &VirtualHost<'_>) -> Result<Running> {
-    server_at(&host.url()).await
-}
-
-async fn server_at(url: &str) -> Result<Running> {
-    let mut server = Program::new(RPC_SERVER).url(url).spawn()?;
+    let mut server = Program::new(RPC_SERVER).url(host.url()).spawn()?;
     server.expect(AWAITING).await?;
     Ok(server)
 }

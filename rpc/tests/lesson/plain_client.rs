@@ -16,7 +16,7 @@ use crate::server;
 pub struct PlainClient {
     channel: Channel,
     replies: Consumer,
-    reply_queue: String,
+    pub reply_queue: String,
 }
 
 impl PlainClient {

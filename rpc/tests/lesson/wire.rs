@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
-use testbed::Broker;
+use testbed::{Broker, Program};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::{plain_client::PlainClient, server_at};
+use crate::{AWAITING, RPC_SERVER, json::example, plain_client::PlainClient};
 
 /// The methods that pass, in their order.
 type Log = Arc<Mutex<Vec<&'static str>>>;
@@ -21,14 +21,23 @@ const ACK: [u8; 4] = [0, 60, 0, 80];
 
 #[tokio::test]
 async fn a_request_is_acknowledged_after_its_reply_is_confirmed() -> Result<()> {
+    replies_first(Program::new(RPC_SERVER)).await?;
+    replies_first(example("plain_rpc_server").await?).await
+}
+
+async fn replies_first(server: Program) -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let (log, port) = proxy(host.broker().port()).await?;
     let url = host.url().replace(&format!("localhost:{}/", host.broker().port()), &format!("127.0.0.1:{port}/"));
-    let _server = server_at(&url).await?;
+    let mut server = server.url(&url).spawn()?;
+    server.expect(AWAITING).await?;
     let mut client = PlainClient::new(&host).await?;
     // The second request comes when the first is acknowledged, so that the first four events are complete.
-    client.expect("10", "result", "55").await?;
-    client.expect("11", "result", "89").await?;
+    for (n, answer) in [("10", "55"), ("11", "89")] {
+        client.ask(n, n).await?;
+        let reply = client.reply().await?;
+        ensure!(reply.text() == answer, "fib({n}) is {}", reply.display());
+    }
     let seen = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let first: Vec<_> = seen.iter().take(4).copied().collect();
     assert_eq!(first, ["request delivered", "reply published", "reply confirmed", "request acknowledged"], "{seen:?}");
