@@ -1,4 +1,4 @@
-//! Chapter 1, exercise 1: sends a message that says what it is.
+//! Chapter 1, what a message carries: sends a message with six properties.
 //!
 //!     cargo run --example described
 

@@ -6,14 +6,14 @@ use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use clap::Parser;
 use common::{ConnectionManager, Result, cli};
 
-/// Sends "Hello World!" to the queue `helo`, which nobody declares.
+/// Sends "Hello World!" to the queue `helo`, which no program declares.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example nowhere -- --mandatory")]
 struct Args {
     #[command(flatten)]
     broker: cli::BrokerArgs,
 
-    /// Have the broker send the message back when no queue takes it
+    /// Ask the broker to return the message if no queue gets it
     #[arg(long)]
     mandatory: bool,
 }

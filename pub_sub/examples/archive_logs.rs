@@ -1,4 +1,4 @@
-//! Chapter 3, exercise 2: a receiver that misses nothing while it is away, because its queue stays.
+//! Chapter 3, exercise 2: a receiver that misses no message while it is not running, because its queue stays.
 //!
 //!     cargo run --example archive_logs
 
@@ -6,7 +6,7 @@ use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBind
 use clap::Parser;
 use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
 
-/// Prints all log messages, those that came while it was away, too.
+/// Prints all log messages, including those sent while it was not running.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example archive_logs")]
 struct Args {

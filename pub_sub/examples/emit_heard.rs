@@ -1,4 +1,4 @@
-//! Chapter 3, exercise 1: publishes a log message, and fails if nobody listens.
+//! Chapter 3, exercise 1: publishes a log message, and says whether a queue got it.
 //!
 //!     cargo run --example emit_heard
 
@@ -9,7 +9,7 @@ use amqprs::{
 use clap::Parser;
 use common::{ConnectionManager, Error, Result, cli};
 
-/// Publishes a log message that somebody should hear.
+/// Publishes a log message, and says whether a queue got it.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example emit_heard")]
 struct Args {
@@ -28,8 +28,8 @@ async fn main() -> Result<()> {
 
     let to = BasicPublishArguments::new("logs", "").mandatory(true).finish();
     match channel.publish(to, BasicProperties::default(), "info: Can you hear me?").await {
-        Ok(()) => println!(" [x] Somebody hears us"),
-        Err(Error::Unroutable(returned)) => println!(" [.] Nobody hears us: {} {}", returned.code, returned.text),
+        Ok(()) => println!(" [x] A queue has it"),
+        Err(Error::Unroutable(returned)) => println!(" [.] No queue has it: {} {}", returned.code, returned.text),
         Err(other) => return Err(other),
     }
 

@@ -6,7 +6,7 @@ use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use clap::Parser;
 use common::{ConnectionManager, Result, cli};
 
-/// Publishes to the exchange `lgos`, which nobody declares.
+/// Publishes to the exchange `lgos`, which no program declares.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example emit_nowhere")]
 struct Args {

@@ -8,7 +8,7 @@ use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
 use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
 
-/// Works on tasks until Ctrl-C, and has more of them sent ahead.
+/// Works on tasks until Ctrl-C; the broker sends it several of them in advance.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example greedy_worker -- --prefetch 10")]
 struct Args {

@@ -17,7 +17,7 @@ struct Args {
     /// The queue; it is declared durable
     queue: String,
 
-    /// Fail on tasks with this text in them: they go back to the queue
+    /// Fail on tasks that contain this text: they go back to the queue
     #[arg(long, value_name = "TEXT")]
     fail_on: Option<String>,
 }
@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
 
 /// Declares the queue and says what to consume. Runs again after every loss of the connection.
 async fn tasks(channel: Setup, queue: String) -> Result<BasicConsumeArguments> {
-    // As Python's `create_worker(…, durable=True)` does; a quorum queue would be another one (406).
+    // As Python's `create_worker(…, durable=True)` does. RabbitMQ refuses another queue type for the same name (406).
     channel.queue_declare(classic_queue(&queue)).await?;
 
     // One task at a time.

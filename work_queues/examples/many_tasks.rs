@@ -1,4 +1,4 @@
-//! Chapter 2, exercise 3: puts many tasks into the queue, without waiting for each confirm before the next task.
+//! Chapter 2, in production: puts many tasks into the queue, without waiting for each confirm before the next task.
 //!
 //!     cargo run --release --example many_tasks -- 10000
 
@@ -15,7 +15,7 @@ struct Args {
     #[command(flatten)]
     broker: cli::BrokerArgs,
 
-    /// How many
+    /// How many tasks
     #[arg(default_value_t = 1000)]
     count: u32,
 

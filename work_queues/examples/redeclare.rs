@@ -21,7 +21,7 @@ async fn main() -> Result<()> {
     let connections = ConnectionManager::new(args.broker.options()?);
     let channel = connections.channel("redeclare").await?;
 
-    // Durable, too, but of another type.
+    // This queue is durable, too, but it has another type.
     channel.queue_declare(classic_queue("task_queue")).await?;
     println!(" [x] Declared");
 

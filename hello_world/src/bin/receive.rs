@@ -42,6 +42,6 @@ async fn main() -> Result<()> {
 async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("hello")).await?;
 
-    // Acknowledged as soon as it is sent to us; chapter 2 shows what that costs.
+    // RabbitMQ forgets each message as soon as it has sent it to us. Chapter 2 shows what that costs.
     Ok(BasicConsumeArguments::new("hello", "").auto_ack(true).finish())
 }

@@ -22,11 +22,11 @@ async fn main() -> Result<()> {
     let connections = ConnectionManager::new(args.broker.options()?);
     let channel = connections.channel("send").await?;
 
-    // A message to a queue that does not exist is dropped. Declaring twice does no harm, so both sides declare:
-    // whoever starts first creates the queue.
+    // RabbitMQ drops a message to a queue that does not exist. Declaring twice does no harm, so both programs declare:
+    // the one that starts first creates the queue.
     channel.queue_declare(quorum_queue("hello")).await?;
 
-    // The empty name is the default exchange: it takes the routing key for the name of a queue.
+    // The empty name is the default exchange: it uses the routing key as the name of a queue.
     let to = BasicPublishArguments::new("", "hello");
     channel.publish(to, BasicProperties::default(), "Hello World!").await?;
     println!(" [x] Sent 'Hello World!'");

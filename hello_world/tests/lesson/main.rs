@@ -255,7 +255,7 @@ async fn output_into_a_file_comes_line_by_line() -> Result<()> {
     let mut receiver =
         Command::new(RECEIVE).env("AMQP_URL", host.url()).stdout(File::create(&path)?).kill_on_drop(true).spawn()?;
     let has = async |expected: String| {
-        // Nothing tells when somebody else writes to a file.
+        // There is no event for a write by another program.
         let read = async || std::fs::read_to_string(&path).ok().filter(|text| *text == expected);
         lesson::until(&format!("{expected:?} in {}", path.display()), read).await
     };

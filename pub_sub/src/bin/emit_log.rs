@@ -1,4 +1,4 @@
-//! Chapter 3, the producer: publishes one log message to everybody who listens, and ends.
+//! Chapter 3, the producer: publishes one log message to all receivers, and ends.
 //!
 //!     cargo run --bin emit_log -- warning: the disk is nearly full
 
@@ -33,7 +33,7 @@ async fn main() -> Result<()> {
     // Publishing to an exchange that does not exist is an error, so it is declared first.
     channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await?;
 
-    // A fanout exchange ignores the routing key. Not `mandatory`: without a receiver the message is for nobody.
+    // A fanout exchange ignores the routing key. Not `mandatory`: a log message without a receiver is not an error.
     let to = BasicPublishArguments::new("logs", "");
     channel.publish(to, BasicProperties::default(), message.as_str()).await?;
     println!(" [x] Sent {message}");

@@ -31,11 +31,11 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Binds a fresh queue to the exchange. Runs again after every loss of the connection, each time with a new queue.
+/// Binds a new queue to the exchange. Runs again after every loss of the connection, each time with another queue.
 async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await?;
 
-    // Named by the broker, for this connection only: it goes when we go.
+    // The broker names this queue. Only this connection can use it, and it is deleted with the connection.
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
     channel.queue_bind(QueueBindArguments::new(&queue.name, "logs", "")).await?;
 

@@ -115,12 +115,12 @@ async fn a_late_receiver_gets_nothing_of_what_was_before() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_message_nobody_listens_to_is_no_error_and_is_lost() -> Result<()> {
+async fn a_message_without_a_receiver_is_lost_and_is_not_an_error() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
-    emit(&host, "to nobody").await?;
+    emit(&host, "without a receiver").await?;
     let mut receiver = receiver(&host).await?;
-    emit(&host, "to somebody").await?;
-    receiver.expect(" [x] to somebody").await
+    emit(&host, "with a receiver").await?;
+    receiver.expect(" [x] with a receiver").await
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn a_receiver_has_an_exclusive_queue_named_by_the_broker_that_goes_with_it
 
     receiver.interrupt()?;
     receiver.wait().await?;
-    // The broker sees the end of the connection a moment later, and tells nobody.
+    // The broker sees the end of the connection a moment later, and does not report it.
     lesson::until("the queue to go", async || its_queue(&host).await.is_ok_and(|queue| queue.is_none()).then_some(()))
         .await?;
     assert!(host.queue(&name).await.is_err(), "the queue {name} is still there");

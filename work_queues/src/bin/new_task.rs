@@ -1,4 +1,4 @@
-//! Chapter 2, the producer: puts one task into the queue `task_queue`, and ends. Each dot of the text stands for a
+//! Chapter 2, the producer: puts one task into the queue `task_queue`, and ends. Each dot in the text is one
 //! second of work.
 //!
 //!     cargo run --bin new_task -- A task of three seconds...
@@ -29,12 +29,12 @@ async fn main() -> Result<()> {
     let channel = connections.channel("new_task").await?;
     channel.queue_declare(quorum_queue("task_queue")).await?;
 
-    // `mandatory`: if nobody had declared the queue, we would hear of it instead of losing the task.
+    // `mandatory`: if the queue did not exist, we would get an error instead of losing the task.
     let to = BasicPublishArguments::new("", "task_queue").mandatory(true).finish();
     // A durable queue survives a restart of the broker; for its messages to survive too, they must be persistent.
     let properties = BasicProperties::default().with_delivery_mode(DELIVERY_MODE_PERSISTENT).finish();
 
-    // Persistent is no guarantee before the message is on disk: `publish` returns when the broker says that it is.
+    // A persistent message is safe only once it is on disk: `publish` returns when the broker confirms that.
     channel.publish(to, properties, message.as_str()).await?;
     println!(" [x] Sent {message}");
 

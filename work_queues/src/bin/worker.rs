@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
         tokio::time::sleep(Duration::from_secs(dots)).await;
         println!(" [x] Done");
 
-        // Only now: a worker that dies before this line leaves the task to another one.
+        // Acknowledge only now: if the worker dies before this line, another worker gets the task.
         task.ack().await?;
     }
     Ok(())
@@ -44,7 +44,7 @@ async fn main() -> Result<()> {
 async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("task_queue")).await?;
 
-    // One task at a time: the next one goes to a worker that is free, not to the one whose turn it is.
+    // One task at a time: the next task goes to a free worker, not to the worker whose turn it is.
     channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
 
     Ok(BasicConsumeArguments::new("task_queue", ""))

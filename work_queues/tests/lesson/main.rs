@@ -119,7 +119,7 @@ async fn take_turns(count: usize) -> Result<()> {
     for number in 0..count * 3 {
         let task = format!("task {number}");
         send(&host, &task).await?;
-        // Whoever is free longest is next: so one task at a time.
+        // The worker that is free longest is next: so one task at a time.
         does(&mut workers[number % count], &task).await?;
     }
     Ok(())
@@ -146,7 +146,7 @@ async fn a_waiting_task_is_not_kept_for_a_busy_worker() -> Result<()> {
     let mut busy = worker(&host).await?;
     send(&host, "long....................").await?;
     begins(&mut busy, "long....................").await?;
-    // Nobody else is there: without a prefetch of 1 these would go to the busy one.
+    // There is no other worker: without a prefetch of 1 these would go to the busy one.
     send(&host, "first").await?;
     send(&host, "second").await?;
 
