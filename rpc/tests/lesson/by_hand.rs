@@ -162,15 +162,24 @@ async fn a_plain_client_that_has_lost_its_connection_waits_in_vain() -> Result<(
     waits_in_vain(client, " [x] Requesting fib(20)\n").await
 }
 
-/// A queue that refuses every message.
 #[tokio::test]
-async fn the_plain_server_ends_when_the_broker_refuses_its_reply() -> Result<()> {
+async fn a_reply_that_the_broker_refuses_ends_the_plain_server_and_not_the_helpers() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
-    let server = plain_server(&host).await?;
+    // A queue that refuses every message.
     let full = json!({"arguments": {"x-max-length": 0, "x-overflow": "reject-publish"}});
     host.put("/api/queues/{vhost}/full", full).await?;
-    lesson::publish(&host, "", "rpc_queue", json!({"reply_to": "full"}), "30").await?;
-    let end = server.wait().await?;
+    let ask = async || lesson::publish(&host, "", "rpc_queue", json!({"reply_to": "full"}), "30").await;
+
+    let mut helpers = server(&host).await?;
+    ask().await?;
+    helpers.expect(" [.] fib(30)").await?;
+    gets(rpc_client(&host, "7"), "7", "13").await?;
+    helpers.interrupt()?;
+    helpers.wait().await?;
+
+    let plain = plain_server(&host).await?;
+    ask().await?;
+    let end = plain.wait().await?;
     ensure!(end.code == Some(1) && end.stderr.contains("Error: RabbitMQ refused the message"), "{end:?}");
     Ok(())
 }
