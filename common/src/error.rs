@@ -192,7 +192,7 @@ impl Error {
         matches!(self, Self::Lost { .. } | Self::Stale)
     }
 
-    /// The broker closed the connection over something that somebody on it asked for (AMQP 0-9-1, section 1.2
+    /// The broker closed the connection over something that a program asked for on it (AMQP 0-9-1, section 1.2
     /// "Constants": the "hard" errors, except 320, an operator's wish).
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Lost { code: Some(500..), .. })

@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Write},
 };
 
-/// Shows text that somebody else wrote, safely: what would move the cursor, colour the terminal, begin another line or
+/// Shows text from another program safely: what would move the cursor, colour the terminal, begin another line or
 /// turn the direction of the text around is written as an escape, such as `\n` or `\u{1b}`. Letters of all scripts,
 /// combining marks and emoji stay as they are.
 ///

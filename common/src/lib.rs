@@ -131,7 +131,7 @@
 //! consumers are, too.
 //!
 //! The first run of a setup fails to its caller. Later failures are logged and retried for ever, with one exception: a
-//! message that breaks the connection each time it is delivered ends its consumer ([`Error::Poisoned`]). It is accused only
+//! message that breaks the connection each time it is delivered ends its consumer ([`Error::Poisoned`]). The consumer ends only
 //! with proof: with a prefetch of 1, three times, the connection broke just when one of the waiting messages should come.
 //! Hence a consumer has a prefetch of 1 for some seconds after the connection broke several times in a row.
 //!
@@ -172,7 +172,7 @@
 //! | [`Connect`](Error::Connect) | no | nothing listens there, or something else: the message says what was seen |
 //! | [`Refused`](Error::Refused) | no | check user, password, virtual host, certificate |
 //! | [`Lost`](Error::Lost) | perhaps | repeat it: the connection is coming back |
-//! | [`Closed`](Error::Closed) | refused | mend the argument the broker complains of; the channel goes on |
+//! | [`Closed`](Error::Closed) | refused | fix the argument that the broker complains about; the channel goes on |
 //! | [`Cancelled`](Error::Cancelled) | | nothing: the consumer subscribes again, and logs it |
 //! | [`Poisoned`](Error::Poisoned) | | remove the message that breaks the connection |
 //! | [`Unroutable`](Error::Unroutable) | came back | declare the queue, or start its receiver; the message is inside |
@@ -182,7 +182,7 @@
 //! | [`ChannelLimit`](Error::ChannelLimit) | no | use fewer channels and consumers, or another connection manager |
 //! | [`Timeout`](Error::Timeout) | a message: no; a question: without an answer | see the likely cause in its text |
 //! | [`Stale`](Error::Stale) | no | use a current [`Setup`], not one kept from before a loss |
-//! | [`Invalid`](Error::Invalid) | no | mend the argument |
+//! | [`Invalid`](Error::Invalid) | no | fix the argument |
 //! | [`Shutdown`](Error::Shutdown) | no | this program closed it |
 //! | [`Remote`](Error::Remote) | yes | the other side's own error |
 //! | [`Other`](Error::Other) | | the program's own |

@@ -74,7 +74,7 @@ impl Channel {
     /// `message_id` lets the receiver notice.
     ///
     /// # Errors
-    /// Only what no repetition can mend: [`Unroutable`](Error::Unroutable), [`Closed`](Error::Closed) (no such exchange),
+    /// Only what a repetition cannot fix: [`Unroutable`](Error::Unroutable), [`Closed`](Error::Closed) (no such exchange),
     /// [`Invalid`](Error::Invalid), [`Shutdown`](Error::Shutdown); and [`Unconfirmed`](Error::Unconfirmed) with the broker's
     /// words, when RabbitMQ ended the connection over something sent, five times while this message was on its way.
     pub async fn publish_at_least_once(

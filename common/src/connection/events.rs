@@ -1,4 +1,4 @@
-//! What happens to the connection, told to whoever listens.
+//! Tells listeners what happens to the connection.
 
 use tokio::sync::watch;
 

@@ -1,4 +1,4 @@
-//! Who is at the other end, before the login.
+//! The server at the other end, before the login.
 
 use std::{net::SocketAddr, sync::Arc};
 

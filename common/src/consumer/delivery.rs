@@ -38,7 +38,7 @@ pub struct Message {
     pub exchange: String,
     /// The routing key it was published with.
     pub routing_key: String,
-    /// Whether it was delivered before, perhaps to somebody else, and not acknowledged.
+    /// Whether it was delivered before, perhaps to another consumer, and not acknowledged.
     pub redelivered: bool,
     /// Its number on the channel, by which it is settled.
     pub delivery_tag: u64,

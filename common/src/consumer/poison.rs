@@ -1,10 +1,10 @@
-//! A message that breaks the connection each time it is delivered, noticed.
+//! Notices a message that breaks the connection each time it is delivered.
 //!
 //! amqprs gives the connection up when it cannot decode a frame, such as a header that is not UTF-8. RabbitMQ then puts
-//! the message back, and delivers it again to the next subscription: for ever. From here that looks like a network that
-//! breaks, so a consumer is not accused without proof. After quick losses it subscribes *on probe*: with a prefetch of 1,
-//! while no other consumer of the connection is on probe, to a queue that has messages. The proof is a connection that
-//! breaks when the first of them should come, which has not come.
+//! the message back, and delivers it again to the next subscription: for ever. A broken network looks the same from here,
+//! so a consumer does not end without proof. After quick losses its next subscription is a *probe*: with a prefetch of 1,
+//! on a queue that has messages, and while no other consumer of the connection probes. The proof is a connection that
+//! breaks before the first of these messages has come, just when it should come.
 //!
 //! With automatic acknowledgement RabbitMQ forgets a message when it sends it, so none comes twice.
 
@@ -22,47 +22,47 @@ const LOSSES: u32 = 2;
 const PROOFS: u32 = 3;
 
 /// A message that waits in the queue comes with the answer to `basic.consume`, after twice the time of an earlier answer and
-/// this one at most. A connection that breaks later is no proof: there may be a message that this consumer does not get, as
-/// the old ones of a stream.
+/// this one at most. A connection that breaks later is not a proof: the queue may hold messages that this consumer does not get, such
+/// as the old ones of a stream.
 const SOON: Duration = Duration::from_millis(50);
 
-/// What speaks against one consumer.
+/// What one consumer has seen so far.
 #[derive(Default)]
 pub(crate) struct PoisonDetector {
     /// Quick losses in a row.
     losses: u32,
     proofs: u32,
-    /// A message has to come until then.
-    on_probe: Option<Instant>,
+    /// During a probe: a message has to come until then.
+    expected_until: Option<Instant>,
     /// The queue of the last probe.
     queue: String,
 }
 
 impl PoisonDetector {
-    /// Whether the next subscription has to be on probe.
-    pub fn wants_probe(&self) -> bool {
+    /// Whether the next subscription has to be a probe.
+    pub fn has_to_probe(&self) -> bool {
         self.losses >= LOSSES
     }
 
     /// There are messages, and the consumer is about to subscribe: one may be there before the broker's answer is.
     /// `answered`: how long the broker took for its last answer.
     pub fn probe_begins(&mut self, queue: &str, answered: Duration) {
-        self.on_probe = Some(Instant::now() + 2 * answered + SOON);
+        self.expected_until = Some(Instant::now() + 2 * answered + SOON);
         queue.clone_into(&mut self.queue);
     }
 
     /// The connection stands. `delivered`: and a message has come.
     pub fn probe_ends(&mut self, delivered: bool) {
-        self.on_probe = None;
+        self.expected_until = None;
         if delivered {
             self.proofs = 0;
         }
     }
 
-    /// A session that began `since` has ended. `settled`: and a delivery was settled on it, so that the consumer gets on.
+    /// A session that began `since` has ended. `settled`: and a delivery was settled on it, so that the consumer makes progress.
     /// Returns the error to end the consumer with, when it is certain enough.
     pub fn weigh(&mut self, since: Instant, settled: bool, error: &Error) -> Option<Error> {
-        let proof = self.on_probe.take().is_some_and(|until| Instant::now() < until);
+        let proof = self.expected_until.take().is_some_and(|until| Instant::now() < until);
         if !matches!(error, Error::Lost { code: None, .. }) {
             return None;
         }

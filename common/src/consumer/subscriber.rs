@@ -38,8 +38,8 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// How long a probe waits for a message that is in the queue. Another consumer may have been faster.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// A consumer that stood its probe gets its whole prefetch when it has settled a delivery, or after this time: it may settle
-/// several at once, and wait for them.
+/// After a probe that went well, a consumer gets its whole prefetch when it has settled a delivery, or after this time: it
+/// may settle several at once, and wait for them.
 const LONGEST_PROBE: Duration = Duration::from_secs(10);
 
 /// Where a consumer consumes from at present.
@@ -114,14 +114,14 @@ impl Subscriber {
             }
             let since = Instant::now();
             let error = match reopen.unless_closing(self.subscribe_on(&session, &mut poison)).await {
-                Ok((request, on_probe)) => {
+                Ok((request, is_probe)) => {
                     if let Some(caller) = first.take() {
                         let _ = caller.send(Ok(()));
                     }
                     reopen.ready();
                     let _ready = session.health.ready.one_more();
                     tokio::select! {
-                        error = self.consume_on(&session, request, on_probe) => error,
+                        error = self.consume_on(&session, request, is_probe) => error,
                         () = self.stop.cancelled() => {
                             // A dropped stream gives its messages back itself; deliveries may still be settled then.
                             if self.core.closing.is_cancelled() {
@@ -175,9 +175,9 @@ impl Subscriber {
         // From now on they are kept in mind.
         own_queues::record(session);
         let request = self.request(session).await?;
-        let on_probe = poison.wants_probe() && !request.arguments.no_ack;
-        let subscription = match on_probe {
-            true => subscribe_on_probe(session, &request, poison).await?,
+        let is_probe = poison.has_to_probe() && !request.arguments.no_ack;
+        let subscription = match is_probe {
+            true => subscribe_as_probe(session, &request, poison).await?,
             false => {
                 let chosen = session.prefetch.lock().unwrap_or_else(PoisonError::into_inner).is_some();
                 if !chosen && !request.arguments.no_ack {
@@ -186,8 +186,8 @@ impl Subscriber {
                 consume(session, &request).await?
             }
         };
-        self.hand_over(subscription, if on_probe { 1 } else { request.prefetch })?;
-        Ok((request, on_probe))
+        self.hand_over(subscription, if is_probe { 1 } else { request.prefetch })?;
+        Ok((request, is_probe))
     }
 
     async fn request(&self, session: &Arc<Session>) -> Result<ConsumeRequest> {
@@ -216,13 +216,13 @@ impl Subscriber {
     }
 
     /// Until the session is lost, or its consumer cancelled by the broker: why.
-    async fn consume_on(&self, session: &Arc<Session>, request: ConsumeRequest, mut on_probe: bool) -> Error {
+    async fn consume_on(&self, session: &Arc<Session>, request: ConsumeRequest, mut is_probe: bool) -> Error {
         loop {
             tokio::select! {
                 error = session.lost() => return error,
                 () = session.cancelled.cancelled() => return self.cancelled(session, request).await,
-                () = probe_succeeds(session), if on_probe => {
-                    on_probe = false;
+                () = probe_succeeds(session), if is_probe => {
+                    is_probe = false;
                     if let Err(error) = self.widen(session, &request).await {
                         return error;
                     }
@@ -278,7 +278,7 @@ async fn consume(session: &Arc<Session>, request: &ConsumeRequest) -> Result<Sub
 }
 
 /// Subscribes for one message, and waits for it if there is one.
-async fn subscribe_on_probe(
+async fn subscribe_as_probe(
     session: &Arc<Session>,
     request: &ConsumeRequest,
     poison: &mut PoisonDetector,

@@ -26,7 +26,7 @@ pub(crate) fn header_frame(properties: &BasicProperties) -> Result<usize> {
     Ok(AROUND + BEFORE + properties.len())
 }
 
-/// Whether such a frame can be sent on this connection. A `frame_max` of 0 is no limit.
+/// Whether such a frame can be sent on this connection. With a `frame_max` of 0 there is no limit.
 pub(crate) fn check_header_frame(size: usize, frame_max: usize) -> Result<()> {
     if fits(size, frame_max) {
         return Ok(());

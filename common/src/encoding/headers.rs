@@ -191,7 +191,7 @@ mod tests {
             }
             assert!(!is_too_deep(&value));
             assert!(is_too_deep(&wrap(value.clone())?));
-            // Width is no depth.
+            // Many elements side by side are not deep.
             let wide = FieldArray::try_from(vec![in_array(FieldValue::V)?; 1_000])?;
             assert!(!is_too_deep(&FieldValue::A(wide)));
         }

@@ -50,7 +50,7 @@ const DELAYS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::f
 /// | `cadata` | such certificates themselves, percent-encoded | |
 /// | `certfile` | a PEM file with the client's certificate, followed by those that lead to its authority | none |
 /// | `keyfile` | a PEM file with its private key, not encrypted | `certfile` |
-/// | `no_verify_ssl` | `1`: whoever answers is believed to be the broker, and logs a warning each time | 0 |
+/// | `no_verify_ssl` | `1`: any server is accepted as the broker; each connection logs a warning | 0 |
 ///
 /// A time may be 0.01 seconds to an hour, `connection_timeout` to two minutes. An unknown parameter, one given twice, a value out of range or a file that
 /// cannot be used is an error.

@@ -81,7 +81,7 @@ impl Tls {
         self
     }
 
-    /// With `true` any certificate will do: **whoever answers is believed to be the broker, and gets the password.** A
+    /// With `true` any certificate is accepted: **any server is accepted as the broker, and gets the password.** A
     /// warning is logged for each connection.
     pub fn no_verify_ssl(mut self, believe_anybody: bool) -> Self {
         self.no_verify_ssl = believe_anybody;

@@ -81,7 +81,7 @@ impl Calls {
         }
     }
 
-    /// Hands a reply to its call. One that is late, comes twice or belongs to somebody else is thrown away.
+    /// Hands a reply to its call. A reply that is late, comes twice or belongs to another client is ignored.
     pub fn answer(&self, reply: Delivery) {
         let (message, _) = reply.split();
         let id = message.properties.correlation_id().map_or("", String::as_str);

@@ -83,7 +83,7 @@ impl RpcClient {
 
     /// Sends a request to the queue of that name and waits for its reply.
     ///
-    /// The timeout is also the request's expiration: a server that comes too late does not work for nobody.
+    /// The timeout is also the request's expiration: a server computes nothing for a caller that has left.
     /// While the connection is down the call waits for it.
     ///
     /// # Errors

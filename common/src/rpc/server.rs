@@ -221,7 +221,7 @@ impl Answer {
     }
 }
 
-/// Whether RabbitMQ, or we, will not have this message, however often it is sent.
+/// Whether RabbitMQ, or this crate, can never accept this message.
 fn is_refusal(error: &Error) -> bool {
     matches!(error, Error::Closed { .. } | Error::Nacked | Error::Invalid(_))
 }

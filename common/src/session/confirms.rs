@@ -21,7 +21,7 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct PendingConfirms {
     entries: Mutex<Entries>,
-    /// Told each time nothing is left to wait for.
+    /// Notified when no confirm is outstanding.
     empty: Notify,
     pub loss: Loss,
     /// The broker ended the channel because of a message published or settled on it, and not of any other call.
@@ -57,7 +57,7 @@ struct Pending {
     returned: Option<Box<Returned>>,
 }
 
-/// Who is told what became of a message.
+/// Who gets the outcome of a message.
 pub(crate) enum Waiter {
     Confirm(oneshot::Sender<Result<()>>),
     /// A call, only if it came to nothing: who waits for a reply need not be woken for the confirm before it.
@@ -296,7 +296,7 @@ impl Pending {
         waited
     }
 
-    /// `None` when it was not waited for any more; else whether somebody was there to hear it.
+    /// `None` when it was not waited for any more; else whether a caller still waited for it.
     fn tell(&mut self, outcome: Result<()>) -> Option<bool> {
         let heard = match (self.waiter.take()?, outcome) {
             // The caller may have dropped its confirm.

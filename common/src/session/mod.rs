@@ -167,7 +167,7 @@ impl Session {
         let raw = self.raw()?.clone();
         let turn = tokio::select! {
             turn = timeout_at(deadline, self.open.calls.clone().lock_owned()) => turn,
-            // Nothing was sent, so it is no fault of this call.
+            // Nothing was sent, so this call did not cause it.
             error = self.pending_confirms.loss.wait() => return Err(match error {
                 Error::Shutdown(_) => error,
                 _ => Error::Stale,

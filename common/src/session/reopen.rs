@@ -25,7 +25,7 @@ pub(crate) struct Reopen {
     pauses: ExponentialBackoff,
     /// The pauses after what costs the whole connection each time.
     long_pauses: ExponentialBackoff,
-    /// What was warned of last, so that the same trouble is said once.
+    /// The last warning, to avoid logging it twice.
     said: Option<String>,
     /// The same of messages that the broker refused.
     refusal: Option<String>,
@@ -99,7 +99,7 @@ impl Reopen {
             self.refusals = None;
         }
         let trouble = error.to_string();
-        // Who waits for the confirm has the error already.
+        // The caller that waits for the confirm has the error already.
         if !was_told && self.refusal.as_ref() != Some(&trouble) {
             tracing::warn!(
                 "channel `{}`: {trouble}; nobody waits for its confirm, so it is told here, once",

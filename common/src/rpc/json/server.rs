@@ -223,8 +223,8 @@ async fn calls(channel: Setup, queue: String, options: FunctionOptions) -> Resul
         .auto_delete(options.auto_delete)
         .with("x-dead-letter-exchange", DEAD_LETTERS);
     channel.queue_declare(declare).await?;
-    // Nothing comes this way. But the exchange goes with its last binding, and RabbitMQ 4.3 can be left with a ruin of it
-    // when somebody binds just then (each declaration is answered with 541 from there on): so it stays with its servers.
+    // Nothing comes this way. But the exchange goes with its last binding, and RabbitMQ 4.3 can be left with a broken exchange
+    // when another program binds just then (each declaration is answered with 541 from there on): so it stays with its servers.
     bind_dead_letters(&channel, &queue, NOBODY).await?;
     channel.basic_qos(BasicQosArguments::new(0, options.prefetch, false)).await?;
     Ok(BasicConsumeArguments::new(&queue, ""))
