@@ -1,4 +1,5 @@
-//! Writing JSON. It has no infinity and no NaN. serde_json writes `null` for them, which the other side would take for a result.
+//! Writing JSON. It has no infinity and no NaN: serde_json writes `null` for them, which the other side would take for a
+//! result.
 
 use std::fmt::Display;
 

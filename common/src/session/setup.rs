@@ -15,11 +15,12 @@ use crate::{
     session::{Session, topology::topology_calls},
 };
 
-/// When the session ends, the function may still say better than its end what went wrong: with what it was doing.
+/// When the session ends, the function may still return a better error than the end itself: one that says what it was
+/// doing.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// When RabbitMQ closes the connection over something that was asked for on it, it does not say by whom. So often during
-/// one setup's first run, it was the setup.
+/// When RabbitMQ closes the connection over a request, it does not say which part of the program sent it. After this many
+/// refusals in a first run, it was this setup.
 const MOST_REFUSALS: u32 = 3;
 
 /// A setup's first run, which fails to its caller; later ones are repeated for ever.
