@@ -359,6 +359,8 @@ fn configure(
         // Or any of the node's helpers might start an `epmd` of its own, even when we are gone.
         ("ERL_AFLAGS", text("-start_epmd false".to_owned())),
         ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", text("-kernel inet_dist_use_interface {127,0,0,1}".to_owned())),
+        // A node whose test has ended while it was starting would leave a dump where it was started.
+        ("ERL_CRASH_DUMP_SECONDS", text("0".to_owned())),
         // The script then becomes the node instead of watching over it: one process for our signals.
         ("RUNNING_UNDER_SYSTEMD", text("true".to_owned())),
     ])
