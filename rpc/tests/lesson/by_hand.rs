@@ -166,7 +166,7 @@ async fn a_plain_client_that_has_lost_its_connection_waits_in_vain() -> Result<(
 async fn a_reply_that_the_broker_refuses_ends_the_plain_server_and_not_the_helpers() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     // A queue that refuses every message.
-    let full = json!({"arguments": {"x-max-length": 0, "x-overflow": "reject-publish"}});
+    let full = json!({"durable": true, "arguments": {"x-max-length": 0, "x-overflow": "reject-publish"}});
     host.put("/api/queues/{vhost}/full", full).await?;
     let ask = async || lesson::publish(&host, "", "rpc_queue", json!({"reply_to": "full"}), "30").await;
 
