@@ -99,8 +99,7 @@ impl Channel {
                 Err(
                     error @ (Error::Unconfirmed { .. } | Error::Lost { .. } | Error::Timeout { .. } | Error::Nacked),
                 ) => {
-                    suspicions +=
-                        u32::from(pending_confirms.is_some_and(|pending_confirms| pending_confirms.suspects_all()));
+                    suspicions += u32::from(pending_confirms.is_some_and(|confirms| confirms.suspects_all()));
                     if suspicions == MOST_SUSPICIONS {
                         return Err(error);
                     }

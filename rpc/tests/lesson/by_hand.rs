@@ -134,11 +134,7 @@ async fn a_request_outlives_its_plain_client() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     declare_queue(&host).await?;
     let mut client = plain_client(&host, "20").await?.spawn()?;
-    lesson::until("the request", async || {
-        let queue = host.queue("rpc_queue").await.ok()?;
-        (queue["messages_ready"].as_u64() == Some(1)).then_some(())
-    })
-    .await?;
+    request_is_in_the_queue(&host).await?;
     client.kill()?;
     client.wait().await?;
     plain_server(&host).await?.expect(" [.] fib(20)").await
@@ -149,11 +145,7 @@ async fn a_plain_client_that_has_lost_its_connection_waits_in_vain() -> Result<(
     let host = Broker::shared().await?.virtual_host().await?;
     declare_queue(&host).await?;
     let mut client = plain_client(&host, "20").await?.spawn()?;
-    lesson::until("the request", async || {
-        let queue = host.queue("rpc_queue").await.ok()?;
-        (queue["messages_ready"].as_u64() == Some(1)).then_some(())
-    })
-    .await?;
+    request_is_in_the_queue(&host).await?;
     host.close_all_connections().await?;
     client.stderr_line_containing("the connection to RabbitMQ was lost").await?;
     let mut server = plain_server(&host).await?;
@@ -200,6 +192,14 @@ async fn a_bad_address_is_one_clear_line() -> Result<()> {
     let (client, server) = (example("plain_rpc_client").await?, example("plain_rpc_server").await?);
     tokio::try_join!(lesson::refuses_bad_addresses(&host, &client), lesson::refuses_bad_addresses(&host, &server))?;
     Ok(())
+}
+
+async fn request_is_in_the_queue(host: &VirtualHost<'_>) -> Result<()> {
+    lesson::until("the request", async || {
+        let queue = host.queue("rpc_queue").await.ok()?;
+        (queue["messages_ready"].as_u64() == Some(1)).then_some(())
+    })
+    .await
 }
 
 /// Ends a client that still waits; that is all it has printed.

@@ -46,13 +46,19 @@ impl PlainClient {
         reply.context("the replies have ended")
     }
 
-    /// Asks, and checks the reply: its kind, its text, whose it is, and the way it took.
-    pub async fn expect(&mut self, body: impl Into<Vec<u8>>, kind: &str, text: &str) -> Result<()> {
+    /// Asks, and checks the reply: its kind (a server without the helper sets none), its text, whose it is, and the way it
+    /// took.
+    pub async fn expect<'a>(
+        &mut self,
+        body: impl Into<Vec<u8>>,
+        kind: impl Into<Option<&'a str>>,
+        text: &str,
+    ) -> Result<()> {
         let id = uuid();
         self.ask(&id, body).await?;
         let reply = self.reply().await?;
         assert_eq!(reply.text(), text);
-        assert_eq!(reply.properties.message_type().map(String::as_str), Some(kind));
+        assert_eq!(reply.properties.message_type().map(String::as_str), kind.into());
         assert_eq!(reply.properties.correlation_id(), Some(&id));
         assert_eq!(reply.exchange, "");
         assert_eq!(reply.routing_key, self.reply_queue);
