@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fmt,
     fs::File,
     io::{self, IsTerminal, Read},
     path::{Path, PathBuf},
@@ -14,6 +15,37 @@ use crate::{ConnectOptions, Error, Result, escaped};
 
 /// No password is longer, in bytes.
 const LONGEST_PASSWORD: u64 = 64 * 1024;
+
+/// What `main` returns: an error ends the program with exit code 1, and with one line on stderr, `Error: ` and its sentence.
+///
+/// Rust prints what `main` returns with `{:?}`. Of an [`Error`] that has the variant, too, which does not help the people who use a
+/// program.
+///
+/// ```no_run
+/// #[tokio::main]
+/// async fn main() -> common::cli::MainResult {
+///     let connections = common::ConnectionManager::new("amqp://localhost".parse()?);
+///     connections.channel("send").await?;
+///     connections.close_all().await?;
+///     Ok(())
+/// }
+/// ```
+pub type MainResult = Result<(), MainError>;
+
+/// The error of a [`MainResult`]; `?` makes it of everything that is, or becomes, an [`Error`].
+pub struct MainError(Error);
+
+impl<E: Into<Error>> From<E> for MainError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Debug for MainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
 
 /// Where the broker is and how much to say: flatten it into a program's arguments.
 ///

@@ -1,6 +1,6 @@
 //! What can go wrong, said so that a person knows what to do.
 
-use std::{fmt, time::Duration};
+use std::{error, fmt, ops::Deref, sync::Arc, time::Duration};
 
 use amqprs::BasicProperties;
 
@@ -12,8 +12,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Everything that can go wrong between a program and its broker.
 ///
 /// `Display` is one complete sentence: what happened, where, the broker's own words where it said any,
-/// and what to do. Names and words of others in it are [`escaped`]. `Debug` is the same sentence, so that a `main` which returns it prints one clear line. No variant
-/// ever contains a password.
+/// and what to do. Names and words of others in it are [`escaped`]. `Debug` has the variant's name before the sentence, for logs and
+/// panics; a `main` that returns [`MainResult`](crate::cli::MainResult) prints the sentence alone. `source` is the error below,
+/// where there is one: the I/O error of a [`Connect`](Self::Connect), or any error in an [`Other`](Self::Other). The sentence
+/// repeats its words. No variant ever contains a password.
 ///
 /// ```
 /// # use common::Error;
@@ -35,6 +37,8 @@ pub enum Error {
         address: String,
         /// What was seen, and what to do.
         reason: String,
+        /// The I/O error, if there was one.
+        source: Option<Cause>,
     },
 
     /// The broker was reached, and turned this user or virtual host away.
@@ -147,26 +151,83 @@ pub enum Error {
     #[error("the server answered with an error: {0}")]
     Remote(RemoteError),
 
-    /// Anything that a setup or a handler of the program itself reports.
-    #[error("{}", escaped(.0))]
-    Other(String),
+    /// Anything else, such as what a setup or a handler of the program itself reports.
+    #[error("{}", escaped(reason))]
+    Other {
+        /// What happened, with the words of `source`.
+        reason: String,
+        /// The error below, if there is one.
+        source: Option<Cause>,
+    },
+}
+
+/// The error below an [`Error`], such as an [`io::Error`](std::io::Error). `source` returns what is in it.
+// Not an `Arc` alone: that is an error itself, and `source` would return it instead of what is in it.
+#[derive(Debug, Clone)]
+pub struct Cause(Arc<dyn error::Error + Send + Sync>);
+
+impl Cause {
+    pub(crate) fn new(error: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
+        Self(error.into().into())
+    }
+}
+
+impl Deref for Cause {
+    type Target = dyn error::Error + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        let variant = match self {
+            Self::Connect { .. } => "Connect",
+            Self::Refused { .. } => "Refused",
+            Self::Lost { .. } => "Lost",
+            Self::Closed { .. } => "Closed",
+            Self::Cancelled { .. } => "Cancelled",
+            Self::Poisoned { .. } => "Poisoned",
+            Self::Unroutable(_) => "Unroutable",
+            Self::Nacked => "Nacked",
+            Self::Unconfirmed { .. } => "Unconfirmed",
+            Self::Ignored { .. } => "Ignored",
+            Self::Timeout { .. } => "Timeout",
+            Self::Stale => "Stale",
+            Self::Invalid(_) => "Invalid",
+            Self::ChannelLimit(_) => "ChannelLimit",
+            Self::Shutdown(_) => "Shutdown",
+            Self::Remote(_) => "Remote",
+            Self::Other { .. } => "Other",
+        };
+        write!(f, "{variant}({self})")
     }
 }
 
 impl Error {
-    /// An error of the program's own, for use in a setup or a handler.
+    /// An error of the program's own, or of another library, for use in a setup or a handler.
     ///
     /// ```
+    /// use std::error::Error as _;
+    ///
     /// let error = common::Error::other("the price list is empty");
     /// assert_eq!(error.to_string(), "the price list is empty");
+    ///
+    /// let error = "many".parse::<u32>().map_err(common::Error::other).unwrap_err();
+    /// assert!(error.source().is_some_and(|source| source.is::<std::num::ParseIntError>()));
     /// ```
-    pub fn other(reason: impl fmt::Display) -> Self {
-        Self::Other(reason.to_string())
+    pub fn other(error: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
+        let source = Cause::new(error);
+        Self::Other { reason: source.to_string(), source: Some(source) }
+    }
+
+    pub(crate) fn text(reason: impl Into<String>) -> Self {
+        Self::Other { reason: reason.into(), source: None }
+    }
+
+    pub(crate) fn connect(address: String, reason: String) -> Self {
+        Self::Connect { address, reason, source: None }
     }
 
     pub(crate) fn lost(reason: impl Into<String>) -> Self {

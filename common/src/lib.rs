@@ -8,22 +8,22 @@
 //! code, whenever the channel has to be opened anew. All that is kept is the function.
 //!
 //! ```no_run
-//! use amqprs::channel::BasicConsumeArguments;
-//! use common::{ConnectOptions, ConnectionManager, Result, Setup, quorum_queue};
+//! use common::amqprs::channel::BasicConsumeArguments;
+//! use common::{ConnectOptions, ConnectionManager, Result, SetupChannel, quorum_queue};
 //!
 //! # async fn example() -> Result<()> {
 //! let connections = ConnectionManager::new("amqp://localhost".parse()?);
 //! let channel = connections.channel("worker").await?;
 //!
 //! let mut messages = channel.consume(subscribe).await?;
-//! while let Some(message) = messages.next().await? { // goes on across reconnects
+//! while let Some(message) = messages.try_next().await? { // goes on across reconnects
 //!     println!("{}", message.display());
 //!     message.ack().await?;
 //! }
 //! # Ok(())
 //! # }
 //!
-//! async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+//! async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
 //!     channel.queue_declare(quorum_queue("hello")).await?;
 //!     Ok(BasicConsumeArguments::new("hello", ""))
 //! }
@@ -36,11 +36,11 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use amqprs::{
+//! use common::amqprs::{
 //!     BasicProperties, DELIVERY_MODE_PERSISTENT,
 //!     channel::{BasicConsumeArguments, BasicPublishArguments, BasicQosArguments},
 //! };
-//! use common::{ConnectOptions, ConnectionManager, Error, Event, Message, ProcessOptions, Result, Setup, quorum_queue};
+//! use common::{ConnectOptions, ConnectionManager, Error, Event, Message, ProcessOptions, Result, SetupChannel, quorum_queue};
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<()> {
@@ -73,18 +73,18 @@
 //!
 //!     // One stream, for as long as the program runs.
 //!     let mut orders = connections.channel("worker").await?.consume(subscribe).await?;
-//!     while let Some(order) = orders.next().await? {
+//!     while let Some(order) = orders.try_next().await? {
 //!         let once_more = ProcessOptions { requeue: true, reject_on_redelivered: true };
 //!         order.process(once_more, work_on).await?;
 //!     }
 //!     connections.close_all().await
 //! }
 //!
-//! async fn declare(channel: Setup) -> Result<()> {
+//! async fn declare(channel: SetupChannel) -> Result<()> {
 //!     channel.queue_declare(quorum_queue("orders")).await.map(drop)
 //! }
 //!
-//! async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+//! async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
 //!     channel.queue_declare(quorum_queue("orders")).await?;
 //!     channel.basic_qos(BasicQosArguments::new(0, 5, false)).await?;
 //!     Ok(BasicConsumeArguments::new("orders", ""))
@@ -181,7 +181,7 @@
 //! | [`Ignored`](Error::Ignored) | yes, and did not arrive | send it again: another message on its channel was refused before it |
 //! | [`ChannelLimit`](Error::ChannelLimit) | no | use fewer channels and consumers, or another connection manager |
 //! | [`Timeout`](Error::Timeout) | a message: no; a question: without an answer | see the likely cause in its text |
-//! | [`Stale`](Error::Stale) | no | use a current [`Setup`], not one kept from before a loss |
+//! | [`Stale`](Error::Stale) | no | use a current [`SetupChannel`], not one kept from before a loss |
 //! | [`Invalid`](Error::Invalid) | no | fix the argument |
 //! | [`Shutdown`](Error::Shutdown) | no | this program closed it |
 //! | [`Remote`](Error::Remote) | yes | the other side's own error |
@@ -254,6 +254,7 @@ mod worker;
 pub mod cli;
 pub mod rpc;
 
+pub use amqprs;
 pub use channel::Channel;
 pub use channel::publish::Confirm;
 pub use channel::transaction::Transaction;
@@ -261,7 +262,7 @@ pub use connection::events::{Event, Events};
 pub use consumer::Consumer;
 pub use consumer::delivery::{Delivery, Info, Message, Settlement};
 pub use encoding::table::{TableValue, table};
-pub use error::{Error, Result, Returned};
+pub use error::{Cause, Error, Result, Returned};
 pub use escape::{Escaped, escaped};
 pub use manager::ConnectionManager;
 pub use options::ConnectOptions;
@@ -270,7 +271,6 @@ pub use remote_error::RemoteError;
 pub use session::queue::{
     QueueDeclaration, classic_queue, exclusive_queue, existing_queue, quorum_queue, stream_queue,
 };
-pub use session::setup::Setup;
-pub use session::topology::QueueDeclared;
+pub use session::setup_channel::{QueueDeclared, SetupChannel};
 pub use worker::handler::{Outcome, ProcessOptions};
 pub use worker::tasks;

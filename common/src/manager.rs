@@ -102,9 +102,7 @@ impl ConnectionManager {
 
     /// What happens to the connection from now on. The first event is its present state, if it was ever up.
     pub fn events(&self) -> Events {
-        let mut latest = self.handle.core.events.subscribe();
-        latest.mark_changed();
-        Events(latest)
+        Events::of(&self.handle.core.events)
     }
 
     /// Whether [`close_all`](Self::close_all) was called.

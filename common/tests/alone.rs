@@ -10,7 +10,7 @@ use amqprs::{
     channel::{BasicConsumeArguments, BasicPublishArguments, QueueDeclareArguments, QueueDeleteArguments},
 };
 use anyhow::{Context, Result, ensure};
-use common::{ConnectOptions, ConnectionManager, Consumer, Delivery, Settlement, Setup, quorum_queue};
+use common::{ConnectOptions, ConnectionManager, Consumer, Delivery, Settlement, SetupChannel, quorum_queue};
 use testbed::Broker;
 use tokio::time::{sleep, timeout};
 use tracing_subscriber::fmt::MakeWriter;
@@ -18,10 +18,10 @@ use tracing_subscriber::fmt::MakeWriter;
 const ROOM: Duration = Duration::from_secs(120);
 
 async fn next(consumer: &mut Consumer) -> Result<Delivery> {
-    timeout(ROOM, consumer.next()).await.context("no delivery came")??.context("the stream ended")
+    timeout(ROOM, consumer.try_next()).await.context("no delivery came")??.context("the stream ended")
 }
 
-async fn subscribe(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("late")).await?;
     Ok(BasicConsumeArguments::new("late", ""))
 }
@@ -76,7 +76,7 @@ async fn a_deleted_queue_is_not_taken_for_a_delivery_that_was_not_acknowledged()
     let mut consumers = Vec::new();
     let mut held = None;
     for name in ["automatic", "settled", "held"] {
-        let subscribe = move |channel: Setup| async move {
+        let subscribe = move |channel: SetupChannel| async move {
             channel.queue_declare(quorum_queue(name)).await?;
             Ok(BasicConsumeArguments::new(name, "").auto_ack(name == "automatic").finish())
         };

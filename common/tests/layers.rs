@@ -52,7 +52,7 @@ fn an_arrow_upwards_and_a_circle_are_noticed() -> Result<()> {
         let sources = sources.map(|(name, source)| (name.to_owned(), source)).into();
         uses(&sources).and_then(|uses| check(&uses)).err().map(|error| error.to_string())
     };
-    ensure!(problem("", "use crate::session::{Session, setup::Setup};").is_none());
+    ensure!(problem("", "use crate::session::{Session, setup::SetupChannel};").is_none());
     let upwards = Some("`session` uses `channel`, which stands above it".to_owned());
     for one in [
         "use crate::{Error, channel::publish::check};",

@@ -12,7 +12,7 @@ use amqprs::{
     channel::{BasicConsumeArguments, BasicGetArguments, BasicPublishArguments, QueueDeclareArguments},
 };
 use anyhow::{Context, Result, ensure};
-use common::{ConnectOptions, ConnectionManager, Error, Setup};
+use common::{ConnectOptions, ConnectionManager, Error, SetupChannel};
 use serde_json::json;
 use tempfile::TempDir;
 use testbed::{Authority, Broker, Identity, ServerTls};
@@ -147,14 +147,14 @@ async fn a_consumer_over_tls_goes_on_after_a_loss() -> Result<()> {
     let url = format!("{}?cafile={}", host.tls_url()?, stage.path("ca.pem"));
     let connections = ConnectionManager::new(url.parse()?);
     let channel = connections.channel("test").await?;
-    let subscribe = |channel: Setup| async move {
+    let subscribe = |channel: SetupChannel| async move {
         channel.queue_declare(QueueDeclareArguments::durable_client_named("q")).await?;
         Ok(BasicConsumeArguments::new("q", ""))
     };
     let mut messages = channel.consume(subscribe).await?;
     host.close_all_connections().await?;
     channel.publish_at_least_once(BasicPublishArguments::new("", "q"), BasicProperties::default(), "again").await?;
-    let message = messages.next().await?.context("the stream ended")?;
+    let message = messages.try_next().await?.context("the stream ended")?;
     ensure!(message.text() == "again");
     message.ack().await?;
     Ok(connections.close_all().await?)

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, cli, quorum_queue};
+use common::{ConnectionManager, Error, cli, quorum_queue};
 
 /// Sends a message with properties to the queue `hello`.
 #[derive(Parser)]
@@ -17,7 +17,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -37,5 +37,6 @@ async fn main() -> Result<()> {
     channel.publish(BasicPublishArguments::new("", "hello"), properties, "Hello World!").await?;
     println!(" [x] Sent 'Hello World!'");
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

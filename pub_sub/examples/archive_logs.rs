@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBindArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
+use common::{ConnectionManager, Result, SetupChannel, cli, quorum_queue};
 
 /// Prints all log messages, including those sent while it was not running.
 #[derive(Parser)]
@@ -15,7 +15,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
     let mut logs = channel.consume(subscribe).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
 
-    while let Some(log) = logs.next().await? {
+    while let Some(log) = logs.try_next().await? {
         println!(" [x] {}", log.display());
         log.ack().await?;
     }
@@ -33,7 +33,7 @@ async fn main() -> Result<()> {
 }
 
 /// Binds a queue that has a name and stays. Runs again after every loss of the connection.
-async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await?;
     channel.queue_declare(quorum_queue("log_archive")).await?;
     channel.queue_bind(QueueBindArguments::new("log_archive", "logs", "")).await?;

@@ -7,7 +7,7 @@ use amqprs::{
     channel::{BasicPublishArguments, ExchangeDeclareArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, cli};
+use common::{ConnectionManager, Error, cli};
 
 /// Publishes a log message, and says whether a queue got it.
 #[derive(Parser)]
@@ -18,7 +18,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -30,8 +30,9 @@ async fn main() -> Result<()> {
     match channel.publish(to, BasicProperties::default(), "info: Can you hear me?").await {
         Ok(()) => println!(" [x] A queue has it"),
         Err(Error::Unroutable(returned)) => println!(" [.] No queue has it: {} {}", returned.code, returned.text),
-        Err(other) => return Err(other),
+        Err(other) => return Err(other.into()),
     }
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

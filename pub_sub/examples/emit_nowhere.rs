@@ -4,7 +4,7 @@
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, cli};
+use common::{ConnectionManager, cli};
 
 /// Publishes to the exchange `lgos`, which no program declares.
 #[derive(Parser)]
@@ -15,7 +15,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -26,5 +26,6 @@ async fn main() -> Result<()> {
     channel.publish(to, BasicProperties::default(), "Is anybody there?").await?;
     println!(" [x] Sent");
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, ExchangeDeclareArguments, QueueBindArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, escaped, quorum_queue};
+use common::{ConnectionManager, Result, SetupChannel, cli, escaped, quorum_queue};
 
 /// Takes errors out of the queue `errors` until Ctrl-C.
 #[derive(Parser)]
@@ -15,7 +15,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
     let mut errors = channel.consume(subscribe).await?;
     println!(" [*] Waiting for errors. To exit press CTRL+C");
 
-    while let Some(error) = errors.next().await? {
+    while let Some(error) = errors.try_next().await? {
         println!(" [x] {}:{}", escaped(&error.routing_key), error.display());
         error.ack().await?;
     }
@@ -33,7 +33,7 @@ async fn main() -> Result<()> {
 }
 
 /// Binds one queue for all instances. Runs again after every loss of the connection.
-async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("direct_logs", "direct")).await?;
     channel.queue_declare(quorum_queue("errors")).await?;
     channel.queue_bind(QueueBindArguments::new("errors", "direct_logs", "error")).await?;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use common::{ConnectionManager, Result, cli, rpc::RpcClient};
+use common::{ConnectionManager, cli, rpc::RpcClient};
 
 /// Asks a server for a Fibonacci number; the answer comes by direct reply-to.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let n = args.n;
@@ -32,5 +32,6 @@ async fn main() -> Result<()> {
     let reply = client.call("rpc_queue", n, Duration::from_secs(10)).await?;
     println!(" [.] Got {}", reply.display());
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use common::{ConnectionManager, Result, cli, escaped, rpc::JsonRpcClient};
+use common::{ConnectionManager, cli, escaped, rpc::JsonRpcClient};
 use serde_json::{Map, Value};
 
 /// Calls a function and prints its result.
@@ -28,7 +28,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 

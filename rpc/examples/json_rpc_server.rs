@@ -17,7 +17,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -29,7 +29,8 @@ async fn main() -> Result<()> {
     server.register("divide", divide).await?;
     server.register("sleep", sleep).await?;
     println!(" [x] Awaiting RPC requests");
-    server.serve().await
+    server.serve().await?;
+    Ok(())
 }
 
 #[derive(Deserialize)]

@@ -17,7 +17,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -42,5 +42,6 @@ async fn main() -> Result<()> {
         println!(" [.] fib({n}) is {answer}");
     }
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

@@ -9,7 +9,7 @@ use amqprs::{
     channel::{BasicConsumeArguments, BasicPublishArguments, QueueDeclareArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Consumer, Delivery, Error, Result, Setup, cli};
+use common::{ConnectionManager, Consumer, Delivery, Error, Result, SetupChannel, cli};
 use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
 
@@ -29,7 +29,7 @@ struct Args {
 type Calls = Arc<Mutex<HashMap<String, oneshot::Sender<Delivery>>>>;
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let n = args.n;
@@ -53,22 +53,23 @@ async fn main() -> Result<()> {
 
     let reply = tokio::select! {
         reply = reply => reply.map_err(Error::other)?,
-        Ok(Err(error)) = receiver => return Err(error),
+        Ok(Err(error)) = receiver => return Err(error.into()),
     };
     println!(" [.] Got {}", reply.display());
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }
 
 /// Declares a queue that only this connection can use. Runs again after every loss of the connection.
-async fn reply_queue(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn reply_queue(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
     Ok(BasicConsumeArguments::new(&queue.name, "").auto_ack(true).finish())
 }
 
 /// Gives each reply to the call that waits for it.
 async fn receive(mut replies: Consumer, calls: Calls) -> Result<()> {
-    while let Some(reply) = replies.next().await? {
+    while let Some(reply) = replies.try_next().await? {
         let id = reply.properties.correlation_id().cloned().unwrap_or_default();
         match calls.lock().await.remove(&id) {
             // This fails if the call has ended, and then its reply is not needed.

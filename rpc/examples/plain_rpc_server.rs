@@ -7,7 +7,7 @@ use amqprs::{
     channel::{BasicConsumeArguments, BasicPublishArguments, BasicQosArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
+use common::{ConnectionManager, Result, SetupChannel, cli, quorum_queue};
 
 /// Answers requests for Fibonacci numbers until Ctrl-C.
 #[derive(Parser)]
@@ -18,7 +18,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -28,7 +28,7 @@ async fn main() -> Result<()> {
     let mut requests = channel.consume(subscribe).await?;
     println!(" [x] Awaiting RPC requests");
 
-    while let Some(request) = requests.next().await? {
+    while let Some(request) = requests.try_next().await? {
         // fib(186) is the last one that fits into 128 bits.
         let number = request.text().parse::<u32>().ok().filter(|n| *n <= 186);
         let (Some(n), Some(reply_to)) = (number, request.properties.reply_to()) else {
@@ -53,7 +53,7 @@ async fn main() -> Result<()> {
 }
 
 /// Declares the queue and says what to consume. Runs again after every loss of the connection.
-async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("rpc_queue")).await?;
 
     // One request at a time, so that several servers share the work fairly.

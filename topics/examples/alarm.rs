@@ -6,7 +6,7 @@ use amqprs::channel::{
     BasicConsumeArguments, ExchangeBindArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments,
 };
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, escaped};
+use common::{ConnectionManager, Result, SetupChannel, cli, escaped};
 
 /// Prints the critical log messages until Ctrl-C.
 #[derive(Parser)]
@@ -17,7 +17,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -27,14 +27,14 @@ async fn main() -> Result<()> {
     let mut logs = channel.consume(subscribe).await?;
     println!(" [*] Waiting for alarms. To exit press CTRL+C");
 
-    while let Some(log) = logs.next().await? {
+    while let Some(log) = logs.try_next().await? {
         println!(" [x] {}:{}", escaped(&log.routing_key), log.display());
     }
     Ok(())
 }
 
 /// topic_logs ── *.critical ──► alarms (fanout) ──► our queue. Runs again after every loss of the connection.
-async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("topic_logs", "topic")).await?;
     channel.exchange_declare(ExchangeDeclareArguments::new("alarms", "fanout")).await?;
     channel.exchange_bind(ExchangeBindArguments::new("alarms", "topic_logs", "*.critical")).await?;

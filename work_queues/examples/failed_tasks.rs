@@ -4,7 +4,7 @@
 
 use amqprs::channel::BasicConsumeArguments;
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
+use common::{ConnectionManager, Result, SetupChannel, cli, quorum_queue};
 
 /// Prints failed tasks until Ctrl-C.
 #[derive(Parser)]
@@ -15,7 +15,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -25,14 +25,14 @@ async fn main() -> Result<()> {
     let mut tasks = channel.consume(subscribe).await?;
     println!(" [*] Waiting for failed tasks. To exit press CTRL+C");
 
-    while let Some(task) = tasks.next().await? {
+    while let Some(task) = tasks.try_next().await? {
         println!(" [x] Failed: {}", task.display());
         task.ack().await?;
     }
     Ok(())
 }
 
-async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("failed_tasks")).await?;
     Ok(BasicConsumeArguments::new("failed_tasks", ""))
 }

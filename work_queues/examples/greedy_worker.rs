@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
+use common::{ConnectionManager, Result, SetupChannel, cli, quorum_queue};
 
 /// Works on tasks until Ctrl-C; the broker sends it several of them in advance.
 #[derive(Parser)]
@@ -21,7 +21,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -31,7 +31,7 @@ async fn main() -> Result<()> {
     let mut tasks = channel.consume_with(args.prefetch, subscribe).await?;
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
-    while let Some(task) = tasks.next().await? {
+    while let Some(task) = tasks.try_next().await? {
         println!(" [x] Received {}", task.display());
         tokio::time::sleep(Duration::from_secs(task.text().matches('.').count() as u64)).await;
         println!(" [x] Done");
@@ -40,7 +40,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn subscribe(channel: Setup, prefetch: u16) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel, prefetch: u16) -> Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("task_queue")).await?;
     channel.basic_qos(BasicQosArguments::new(0, prefetch, false)).await?;
     Ok(BasicConsumeArguments::new("task_queue", ""))

@@ -3,7 +3,7 @@
 //!     cargo run -p work_queues --example json_master -- resize '{"picture":"cat.png"}'
 
 use clap::Parser;
-use common::{ConnectionManager, Result, cli, tasks::Master};
+use common::{ConnectionManager, cli, tasks::Master};
 use serde_json::{Map, Value};
 
 /// Hands out tasks: one for each JSON object.
@@ -22,7 +22,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -35,5 +35,6 @@ async fn main() -> Result<()> {
         println!(" [x] Sent {}", Value::from(task));
     }
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Error, Result, Setup, classic_queue, cli, escaped, tasks::Worker};
+use common::{ConnectionManager, Error, Result, SetupChannel, classic_queue, cli, escaped, tasks::Worker};
 use serde_json::Value;
 
 /// Prints tasks until Ctrl-C.
@@ -23,7 +23,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -42,11 +42,12 @@ async fn main() -> Result<()> {
             let fails = args.fail_on.as_ref().is_some_and(|text| task.contains(text));
             async move { if fails { Err(Error::other("failed as asked")) } else { Ok(()) } }
         })
-        .await
+        .await?;
+    Ok(())
 }
 
 /// Declares the queue and says what to consume. Runs again after every loss of the connection.
-async fn tasks(channel: Setup, queue: String) -> Result<BasicConsumeArguments> {
+async fn tasks(channel: SetupChannel, queue: String) -> Result<BasicConsumeArguments> {
     // As Python's `create_worker(…, durable=True)` does. RabbitMQ refuses another queue type for the same name (406).
     channel.queue_declare(classic_queue(&queue)).await?;
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use amqprs::{BasicProperties, DELIVERY_MODE_PERSISTENT, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, cli, quorum_queue};
+use common::{ConnectionManager, cli, quorum_queue};
 
 /// Sends many tasks.
 #[derive(Parser)]
@@ -25,7 +25,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
     let mut confirms = Vec::new();
     for number in 1..=args.count {
         let to = BasicPublishArguments::new("", "task_queue").mandatory(true).finish();
-        let confirm = channel.enqueue(to, properties.clone(), format!("task {number}")).await?;
+        let confirm = channel.publish_with_deferred_confirm(to, properties.clone(), format!("task {number}")).await?;
         if args.one_by_one {
             confirm.await?;
         } else {
@@ -50,5 +50,6 @@ async fn main() -> Result<()> {
     }
     println!(" [x] {} tasks confirmed in {} ms", args.count, start.elapsed().as_millis());
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //!     cargo run --example redeclare
 
 use clap::Parser;
-use common::{ConnectionManager, Result, classic_queue, cli};
+use common::{ConnectionManager, classic_queue, cli};
 
 /// Declares `task_queue` as a classic queue.
 #[derive(Parser)]
@@ -14,7 +14,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -25,5 +25,6 @@ async fn main() -> Result<()> {
     channel.queue_declare(classic_queue("task_queue")).await?;
     println!(" [x] Declared");
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
+use common::{ConnectionManager, Result, SetupChannel, cli, quorum_queue};
 
 /// Takes tasks, fails, and puts them back into the queue.
 #[derive(Parser)]
@@ -15,7 +15,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -26,7 +26,7 @@ async fn main() -> Result<()> {
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
     let mut count = 0;
-    while let Some(task) = tasks.next().await? {
+    while let Some(task) = tasks.try_next().await? {
         count += 1;
         println!(" [x] Rejected {} (delivery {count})", task.display());
         task.reject(true).await?;
@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("task_queue")).await?;
     channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
     Ok(BasicConsumeArguments::new("task_queue", ""))

@@ -3,6 +3,7 @@
 pub(crate) mod channel_core;
 pub(crate) mod get;
 pub(crate) mod publish;
+pub(crate) mod topology;
 pub(crate) mod transaction;
 pub(crate) mod unconfirmed;
 
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    Delivery, Error, Result, Setup,
+    Delivery, Error, Result, SetupChannel,
     channel::{
         channel_core::{ChannelCore, NewStep},
         get::get,
@@ -26,7 +27,6 @@ use crate::{
     session::{
         Session,
         setup::{FirstRun, Function, check_outside},
-        topology::topology_calls,
     },
 };
 
@@ -42,8 +42,6 @@ pub struct Channel {
     pub(crate) core: Arc<ChannelCore>,
     handle: Arc<ConnectionHandle>,
 }
-
-topology_calls!(Channel);
 
 impl Channel {
     pub(crate) fn new(core: Arc<ChannelCore>, handle: Arc<ConnectionHandle>) -> Self {
@@ -77,14 +75,14 @@ impl Channel {
     /// It runs in a task on the Tokio runtime that `setup` is called on, and each run has the operation timeout for its
     /// deadline. A step is kept until the channel is closed, so call this once for each thing that the channel needs, and
     /// not once for each message: what is needed once only is declared on the channel itself. The step declares with the
-    /// [`Setup`] it is given; it cannot use the channel that it sets up, which waits for it.
+    /// [`SetupChannel`] it is given; it cannot use the channel that it sets up, which waits for it.
     ///
     /// # Errors
     /// The step's own error, or that it panicked or did not end in time; it is then not kept, and neither is it when this
     /// call is dropped. Later failures are logged and retried. [`Invalid`](Error::Invalid) outside a Tokio runtime.
     pub async fn setup<F, Fut>(&self, step: F) -> Result<()>
     where
-        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        F: Fn(SetupChannel) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
         let step = Function::new(step, Some(self.core.number))?;
@@ -108,18 +106,18 @@ impl Channel {
     ///
     /// ```no_run
     /// use amqprs::channel::BasicConsumeArguments;
-    /// use common::{Result, Setup, quorum_queue};
+    /// use common::{Result, SetupChannel, quorum_queue};
     ///
     /// # async fn example(channel: common::Channel) -> Result<()> {
     /// let mut messages = channel.consume(subscribe).await?;
-    /// while let Some(message) = messages.next().await? {
+    /// while let Some(message) = messages.try_next().await? {
     ///     println!("{}", message.display());
     ///     message.ack().await?;
     /// }
     /// # Ok(())
     /// # }
     ///
-    /// async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+    /// async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     ///     channel.queue_declare(quorum_queue("hello")).await?;
     ///     Ok(BasicConsumeArguments::new("hello", ""))
     /// }
@@ -130,7 +128,7 @@ impl Channel {
     /// [`Invalid`](Error::Invalid) outside a Tokio runtime.
     pub async fn consume<F, Fut>(&self, subscribe: F) -> Result<Consumer>
     where
-        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        F: Fn(SetupChannel) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
         check_outside(self.core.number)?;
@@ -144,7 +142,7 @@ impl Channel {
     pub async fn consume_with<T, F, Fut>(&self, value: T, subscribe: F) -> Result<Consumer>
     where
         T: Clone + Send + Sync + 'static,
-        F: Fn(Setup, T) -> Fut + Send + Sync + 'static,
+        F: Fn(SetupChannel, T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
         self.consume(move |setup| subscribe(setup, value.clone())).await

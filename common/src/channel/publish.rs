@@ -119,7 +119,7 @@ impl Channel {
     /// let mut confirms = Vec::new();
     /// for number in 0..1_000 {
     ///     let to = BasicPublishArguments::new("", "hello");
-    ///     confirms.push(channel.enqueue(to, BasicProperties::default(), number.to_string()).await?);
+    ///     confirms.push(channel.publish_with_deferred_confirm(to, BasicProperties::default(), number.to_string()).await?);
     /// }
     /// for confirm in confirms {
     ///     confirm.await?;
@@ -130,7 +130,7 @@ impl Channel {
     ///
     /// # Errors
     /// As [`publish`](Self::publish); what concerns the broker's answer comes from the [`Confirm`].
-    pub fn enqueue(
+    pub fn publish_with_deferred_confirm(
         &self,
         arguments: BasicPublishArguments,
         properties: BasicProperties,

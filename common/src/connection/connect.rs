@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, rustls::ClientConfig};
 
 use crate::{
-    ConnectOptions, Error, Result,
+    Cause, ConnectOptions, Error, Result,
     connection::{
         login_failure::{diagnose, usual_port},
         peer::Peer,
@@ -55,16 +55,19 @@ async fn client_config(options: &ConnectOptions) -> Result<Option<Arc<ClientConf
         );
     }
     let config = spawn_blocking(move || tls.config()).await;
-    let config = config.unwrap_or_else(|_| Err(Error::Other("the TLS configuration cannot be made".into())))?;
+    let config = config.unwrap_or_else(|_| Err(Error::text("the TLS configuration cannot be made")))?;
     Ok(Some(Arc::new(config)))
 }
 
 async fn open(options: &ConnectOptions, host: &Host, tls: Option<Arc<ClientConfig>>) -> Result<Connection> {
     let deadline = Instant::now() + options.connection_timeout;
     let within = format!("within {} s", options.connection_timeout.as_secs_f32());
-    let failed = |reason: String| Error::Connect { address: host.to_string(), reason };
-    let nobody =
-        |error| failed(format!("{error}; is RabbitMQ running there? `cargo broker` starts one, --url names another"));
+    let failed = |reason: String| Error::connect(host.to_string(), reason);
+    let nobody = |error: io::Error| Error::Connect {
+        address: host.to_string(),
+        reason: format!("{error}; is RabbitMQ running there? `cargo broker` starts one, --url names another"),
+        source: Some(Cause::new(error)),
+    };
 
     let addresses = match timeout_at(deadline, lookup_host((host.bare_name(), host.port))).await {
         Ok(addresses) => interleaved(addresses.map_err(nobody)?.collect(), options.interleave.into()),
@@ -128,7 +131,7 @@ fn check_heartbeat(seconds: u16, host: &Host) -> Result<()> {
         "it asks for a heartbeat every {seconds} s, and the least is 2: set `heartbeat` in rabbitmq.conf to 2 or more (its \
          default is 60)"
     );
-    Err(Error::Connect { address: host.to_string(), reason })
+    Err(Error::connect(host.to_string(), reason))
 }
 
 /// The addresses in the order in which they are tried: `first` ones of the family that comes first, then the two

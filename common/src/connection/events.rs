@@ -1,5 +1,15 @@
 //! Tells listeners what happens to the connection.
 
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_util::{
+    Stream, StreamExt,
+    stream::{BoxStream, unfold},
+};
 use tokio::sync::watch;
 
 use crate::Error;
@@ -20,7 +30,7 @@ pub enum Event {
 }
 
 /// The events of a connection, made by [`ConnectionManager::events`](crate::ConnectionManager::events). It holds the latest one only: a reader that is
-/// late misses those that are over.
+/// late misses those that are over. Read it with [`next`](Self::next), or as a [`Stream`].
 ///
 /// ```no_run
 /// # async fn example(connections: common::ConnectionManager) {
@@ -32,19 +42,45 @@ pub enum Event {
 /// });
 /// # }
 /// ```
-pub struct Events(pub(crate) watch::Receiver<Option<Event>>);
+pub struct Events(BoxStream<'static, Event>);
 
 impl Events {
+    /// Those of this sender from now on. The first one is its present value, if there is one.
+    pub(crate) fn of(events: &watch::Sender<Option<Event>>) -> Self {
+        let mut latest = events.subscribe();
+        latest.mark_changed();
+        Self(unfold(latest, next).boxed())
+    }
+
     /// Waits for the next event; `None` after [`Event::Closed`], or when the manager is gone.
     pub async fn next(&mut self) -> Option<Event> {
-        loop {
-            if matches!(*self.0.borrow(), Some(Event::Closed)) && !self.0.has_changed().unwrap_or(false) {
-                return None;
-            }
-            self.0.changed().await.ok()?;
-            if let Some(event) = self.0.borrow_and_update().clone() {
-                return Some(event);
-            }
+        self.0.next().await
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.poll_next_unpin(context)
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+async fn next(mut latest: watch::Receiver<Option<Event>>) -> Option<(Event, watch::Receiver<Option<Event>>)> {
+    loop {
+        if matches!(*latest.borrow(), Some(Event::Closed)) && !latest.has_changed().unwrap_or(false) {
+            return None;
+        }
+        latest.changed().await.ok()?;
+        let event = latest.borrow_and_update().clone();
+        if let Some(event) = event {
+            return Some((event, latest));
         }
     }
 }

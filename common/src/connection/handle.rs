@@ -78,7 +78,7 @@ impl ConnectionHandle {
         }
         let stack = stack_size().map_err(|error| {
             let stack = STACK >> 20;
-            Error::Other(format!("cannot start a thread with {stack} MiB of address space for its stack: {error}"))
+            Error::text(format!("cannot start a thread with {stack} MiB of address space for its stack: {error}"))
         })?;
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(1).thread_name("rabbitmq").thread_stack_size(stack).enable_all();
@@ -86,7 +86,7 @@ impl ConnectionHandle {
             // EMFILE, which has no `ErrorKind`.
             let too_many_files = cfg!(unix) && error.raw_os_error() == Some(24);
             let hint = if too_many_files { "; `ulimit -n 1024` allows more" } else { "" };
-            Error::Other(format!("cannot start what the connection runs on: {error}{hint}"))
+            Error::text(format!("cannot start what the connection runs on: {error}{hint}"))
         })?;
         let handle = self.core.runtime.get_or_init(|| runtime.handle().clone());
         if let Some(requests) = supervisor.take() {

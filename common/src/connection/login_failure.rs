@@ -22,7 +22,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::{ConnectOptions, Error, Tls, connection::peer::Peer, escaped, options::Mechanism};
+use crate::{Cause, ConnectOptions, Error, Tls, connection::peer::Peer, escaped, options::Mechanism};
 
 const STARTING: &str =
     "it accepts connections and closes them at once; if RabbitMQ is still starting there, try again in a moment";
@@ -97,15 +97,20 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
         // As Docker does for a container whose broker does not listen yet.
         Ok([]) => STARTING.into(),
         // A TLS alert.
-        Ok([21, 3, ..]) => return Error::Connect { address, reason: "it expects TLS there: use amqps://".into() },
+        Ok([21, 3, ..]) => return Error::connect(address, "it expects TLS there: use amqps://".into()),
         Ok(_) => format!("what answers there does not speak AMQP 0-9-1 ({error})"),
         Err(failure) => match tls_failure(peer, failure, asked.0.load(Ordering::Relaxed)).await {
-            Some(reason) => return Error::Connect { address, reason },
+            Some(reason) => return Error::Connect { address, reason, source: io_error(greeting) },
             None if peer.tls.is_some() => format!("the TLS handshake failed ({failure})"),
             None => STARTING.into(),
         },
     };
-    Error::Connect { address, reason: format!("{seen}; {}?", usual_port(peer.options)) }
+    let reason = format!("{seen}; {}?", usual_port(peer.options));
+    Error::Connect { address, reason, source: io_error(greeting) }
+}
+
+fn io_error(greeting: io::Result<Vec<u8>>) -> Option<Cause> {
+    greeting.err().map(Cause::new)
 }
 
 /// The first bytes that a port answers to AMQP's protocol header (AMQP 0-9-1, section 4.2.2).

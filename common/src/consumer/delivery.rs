@@ -16,7 +16,7 @@ use amqprs::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Error, Escaped, Result,
+    Cause, Error, Escaped, Result,
     deadline::{by, reads_nothing},
     encoding::headers::Shown,
     escaped,
@@ -69,8 +69,10 @@ impl Message {
     /// # Errors
     /// [`Error::Other`] when it is not the JSON of a `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| Error::Other(format!("the body is not the expected JSON: {error}")))
+        serde_json::from_slice(&self.body).map_err(|error| Error::Other {
+            reason: format!("the body is not the expected JSON: {error}"),
+            source: Some(Cause::new(error)),
+        })
     }
 
     /// Everything about the message but its body, one `name: value` a line, for people. Text in it is in quotes, and

@@ -34,7 +34,7 @@ use crate::{
 
 /// The deliveries of one consumer, made by [`Channel::consume`](crate::Channel::consume).
 ///
-/// Read it with [`next`](Self::next), or as a [`Stream`]. After a loss of the connection, a closed channel or a
+/// Read it with [`try_next`](Self::try_next), or as a [`Stream`]. After a loss of the connection, a closed channel or a
 /// consumer cancelled by the broker, the setup runs again and the stream goes on. With manual acknowledgement, what
 /// was prefetched and not yet read is then forgotten, because RabbitMQ delivers it again; with automatic
 /// acknowledgement it is still read, because nobody would.
@@ -92,7 +92,7 @@ impl Consumer {
     ///
     /// # Errors
     /// Why consuming ended for good. It is the last item.
-    pub async fn next(&mut self) -> Result<Option<Delivery>> {
+    pub async fn try_next(&mut self) -> Result<Option<Delivery>> {
         poll_fn(|context| self.poll(context)).await.transpose()
     }
 
@@ -105,7 +105,7 @@ impl Consumer {
     ///
     /// ```no_run
     /// # async fn example(channel: common::Channel) -> common::Result<()> {
-    /// # async fn subscribe(_: common::Setup) -> common::Result<amqprs::channel::BasicConsumeArguments> { todo!() }
+    /// # async fn subscribe(_: common::SetupChannel) -> common::Result<amqprs::channel::BasicConsumeArguments> { todo!() }
     /// let mut messages = channel.consume(subscribe).await?.max_body_size(64 * 1024);
     /// # Ok(())
     /// # }

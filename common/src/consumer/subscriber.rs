@@ -25,7 +25,7 @@ use crate::{
         own_queues::{self, OwnQueues},
         reopen::Reopen,
         setup::{FirstRun, Function},
-        topology::fit_consume,
+        setup_channel::fit_consume,
     },
 };
 

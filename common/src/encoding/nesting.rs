@@ -46,14 +46,14 @@ pub(crate) fn check_frame_max(frame_max: u32, host: &Host) -> Result<()> {
     }
     if (1..LEAST_FRAME).contains(&frame_max) {
         let reason = format!("it allows frames of {frame_max} bytes, and AMQP asks for {LEAST_FRAME} at least");
-        return Err(Error::Connect { address, reason });
+        return Err(Error::connect(address, reason));
     }
     let size = if frame_max == 0 { "any size".into() } else { format!("{frame_max} bytes") };
     let reason = format!(
         "it allows frames of {size}, and a message with so large a header could end this program; set `frame_max` in \
          rabbitmq.conf to {MOST_FRAME} or less (its default is 131072)"
     );
-    Err(Error::Connect { address, reason })
+    Err(Error::connect(address, reason))
 }
 
 /// The size of the stack of every thread that amqprs runs on.

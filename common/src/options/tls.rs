@@ -137,7 +137,7 @@ impl Tls {
     fn config_with(&self, roots: RootCertStore) -> Result<ClientConfig> {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| Error::Other(format!("TLS cannot be used: {error}")))?;
+        let builder = builder.map_err(|error| Error::text(format!("TLS cannot be used: {error}")))?;
         let builder = match self.no_verify_ssl {
             true => builder.dangerous().with_custom_certificate_verifier(Arc::new(BelieveAnybody(provider))),
             false => builder.with_root_certificates(roots),

@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{TYPE_ERROR, calls::Calls};
 use crate::{
-    Channel, Consumer, Error, Message, RemoteError, Result, Setup,
+    Channel, Consumer, Error, Message, RemoteError, Result, SetupChannel,
     channel::{publish::Outgoing, unconfirmed::SILENCE},
     deadline::SHORT_OF_RESOURCES,
     session::confirms::Waiter,
@@ -71,7 +71,7 @@ impl RpcClient {
 
     pub(super) async fn start<F, Fut>(channel: &Channel, direct: bool, replies: F) -> Result<Self>
     where
-        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        F: Fn(SetupChannel) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
         let consumer = channel.consume(replies).await?;
@@ -170,14 +170,14 @@ pub(super) fn milliseconds(duration: Duration) -> String {
     duration.as_nanos().div_ceil(1_000_000).clamp(1, u128::from(u32::MAX)).to_string()
 }
 
-async fn reply_queue(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn reply_queue(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
     Ok(BasicConsumeArguments::new(&queue.name, "").auto_ack(true).finish())
 }
 
 /// RabbitMQ wants this subscription on the AMQP channel that will publish the requests, before them, and without
 /// acknowledgement.
-async fn direct_reply_to(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn direct_reply_to(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.confirm_select().await?;
     Ok(BasicConsumeArguments::new("amq.rabbitmq.reply-to", "").auto_ack(true).finish())
 }
@@ -191,7 +191,7 @@ async fn receive_replies(mut consumer: Consumer, calls: Arc<Calls>, stop: Cancel
             // What has come before a loss is still an answer.
             biased;
             () = &mut stopped => return,
-            reply = consumer.next() => match reply {
+            reply = consumer.try_next() => match reply {
                 Ok(Some(reply)) => calls.answer(reply),
                 Ok(None) => break Error::Shutdown("connection manager"),
                 Err(error) => break error,

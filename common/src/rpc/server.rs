@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 
 use super::{TYPE_ERROR, TYPE_RESULT};
 use crate::{
-    Channel, Consumer, Delivery, Error, Message, RemoteError, Result, Setup,
+    Channel, Consumer, Delivery, Error, Message, RemoteError, Result, SetupChannel,
     channel::publish::Outgoing,
     consumer::delivery::{Receipt, Settle},
     worker::{
@@ -35,14 +35,14 @@ use crate::{
 ///
 /// ```no_run
 /// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
-/// use common::{Message, Result, Setup, quorum_queue, rpc::RpcServer};
+/// use common::{Message, Result, SetupChannel, quorum_queue, rpc::RpcServer};
 ///
 /// # async fn example(connections: common::ConnectionManager) -> Result<()> {
 /// let server = RpcServer::new(&connections.channel("rpc_server").await?, requests).await?;
 /// server.serve(double).await
 /// # }
 ///
-/// async fn requests(channel: Setup) -> Result<BasicConsumeArguments> {
+/// async fn requests(channel: SetupChannel) -> Result<BasicConsumeArguments> {
 ///     channel.queue_declare(quorum_queue("rpc_queue")).await?;
 ///     channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
 ///     Ok(BasicConsumeArguments::new("rpc_queue", ""))
@@ -66,7 +66,7 @@ impl RpcServer {
     /// Those of [`Channel::consume`]; [`Invalid`](Error::Invalid) with automatic acknowledgement.
     pub async fn new<F, Fut>(channel: &Channel, subscribe: F) -> Result<Self>
     where
-        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        F: Fn(SetupChannel) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
         let requests = channel.consume(with_manual_ack(subscribe)).await?;

@@ -8,7 +8,7 @@ pub(crate) mod queue;
 pub(crate) mod refused_message;
 pub(crate) mod reopen;
 pub(crate) mod setup;
-pub(crate) mod topology;
+pub(crate) mod setup_channel;
 
 use std::{
     future::Future,

@@ -7,7 +7,7 @@ use amqprs::channel::QueueDeleteArguments;
 
 use crate::{
     connection::live::Health,
-    session::{Session, topology::queue_delete},
+    session::{Session, setup_channel::SetupChannel},
 };
 
 /// Their names, and the connection that they belong to.
@@ -32,7 +32,7 @@ pub(crate) async fn delete(session: &Arc<Session>, (health, queues): OwnQueues) 
     if Arc::ptr_eq(&health, &session.health) {
         for queue in queues {
             // Deleting what is gone already is not an error; any other trouble meets the setup, too.
-            let _ = queue_delete(session.clone(), QueueDeleteArguments::new(&queue)).await;
+            let _ = SetupChannel::new(session.clone()).queue_delete(QueueDeleteArguments::new(&queue)).await;
         }
     }
 }

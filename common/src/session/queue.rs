@@ -55,7 +55,7 @@ pub fn stream_queue(name: &str) -> QueueDeclaration {
 /// ([exclusive queues](https://www.rabbitmq.com/docs/queues#exclusive-queues)).
 ///
 /// ```no_run
-/// # async fn example(channel: common::Setup) -> common::Result<()> {
+/// # async fn example(channel: common::SetupChannel) -> common::Result<()> {
 /// let name = channel.queue_declare(common::exclusive_queue().with("x-max-length", 1_000)).await?.name;
 /// # Ok(())
 /// # }

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Error, Result,
-    session::{Session, topology::topology_calls},
+    session::{Session, setup_channel::SetupChannel},
 };
 
 /// When the session ends, the function may still return a better error than the end itself: one that says what it was
@@ -37,42 +37,13 @@ impl FirstRun {
     }
 }
 
-/// One session of a channel, given to a setup or `subscribe` function to declare on.
-///
-/// It takes amqprs's own argument types. After the session has ended its calls fail; the function then runs again,
-/// with another one.
-#[derive(Clone)]
-pub struct Setup {
-    session: Arc<Session>,
-}
-
-topology_calls!(Setup);
-
-impl Setup {
-    pub(crate) fn new(session: &Arc<Session>) -> Self {
-        Self { session: session.clone() }
-    }
-
-    /// Switches publisher confirms on, for what is published on this very session.
-    pub(crate) async fn confirm_select(&self) -> Result<()> {
-        self.session.confirm_select().await
-    }
-
-    async fn on_session<T, Fut>(&self, call: impl Fn(Arc<Session>) -> Fut) -> Result<T>
-    where
-        Fut: Future<Output = Result<T>>,
-    {
-        call(self.session.clone()).await
-    }
-}
-
 /// A function of the user's, to be run on each session.
 ///
 /// It runs in a task on the program's own runtime. On the connection's only thread, a function that blocks would stop the
 /// heartbeats, and a task that it spawns would end with the connection.
 #[derive(Clone)]
 pub(crate) struct Function<T> {
-    function: Arc<dyn Fn(Setup) -> BoxFuture<'static, Result<T>> + Send + Sync>,
+    function: Arc<dyn Fn(SetupChannel) -> BoxFuture<'static, Result<T>> + Send + Sync>,
     runtime: Handle,
     /// The channel that waits for its end: its number. None waits for what a consumer runs.
     channel: Option<u64>,
@@ -88,7 +59,7 @@ impl<T: Send + 'static> Function<T> {
     /// [`Error::Invalid`] outside a runtime.
     pub fn new<F, Fut>(function: F, channel: Option<u64>) -> Result<Self>
     where
-        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        F: Fn(SetupChannel) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
         let runtime = Handle::try_current()
@@ -99,7 +70,7 @@ impl<T: Send + 'static> Function<T> {
     /// Runs it once, within the deadline. Its panic is an error, after its own message on stderr. Dropped half-way, it
     /// is aborted.
     pub async fn run(&self, session: &Arc<Session>, deadline: Duration) -> Result<T> {
-        let (function, setup) = (self.function.clone(), Setup::new(session));
+        let (function, setup) = (self.function.clone(), SetupChannel::new(session.clone()));
         // The function is called in the task, too: it may panic before its `async` block.
         let run = CHANNEL.scope(self.channel, async move { function(setup).await });
         let mut task = AbortOnDropHandle::new(self.runtime.spawn(run));
@@ -132,7 +103,7 @@ fn ended<T>(outcome: Result<Result<T>, JoinError>) -> Result<T> {
 pub(crate) fn check_outside(channel: u64) -> Result<()> {
     match CHANNEL.try_with(|inside| *inside == Some(channel)) {
         Ok(true) => Err(Error::Invalid(
-            "a setup cannot use the channel that it sets up: declare with the `Setup` it is given, and publish or consume \
+            "a setup cannot use the channel that it sets up: declare with the `SetupChannel` it is given, and publish or consume \
              after `setup` has returned"
                 .into(),
         )),

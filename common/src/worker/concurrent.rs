@@ -16,14 +16,14 @@ use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    Consumer, Delivery, Error, Result, Setup,
+    Consumer, Delivery, Error, Result, SetupChannel,
     worker::acks::{Acks, Done},
 };
 
 /// A `subscribe` function for [`work`], which settles what was done, and does no more at a time than the prefetch.
 pub(crate) fn with_manual_ack<Fut>(
-    subscribe: impl Fn(Setup) -> Fut + Send + Sync + 'static,
-) -> impl Fn(Setup) -> BoxFuture<'static, Result<BasicConsumeArguments>> + Send + Sync + 'static
+    subscribe: impl Fn(SetupChannel) -> Fut + Send + Sync + 'static,
+) -> impl Fn(SetupChannel) -> BoxFuture<'static, Result<BasicConsumeArguments>> + Send + Sync + 'static
 where
     Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
 {
@@ -130,7 +130,7 @@ where
                     self.acks.send().await;
                     continue;
                 }
-                delivery = deliveries.next(), if !full => delivery,
+                delivery = deliveries.try_next(), if !full => delivery,
                 Ok(()) = current.changed(), if full => continue,
             };
             match delivery {

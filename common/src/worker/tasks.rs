@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, Setup,
+    Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, SetupChannel,
     consumer::delivery::Settle,
     json::object,
     worker::{
@@ -84,7 +84,7 @@ impl Master {
 ///
 /// ```no_run
 /// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
-/// use common::{Error, Result, Setup, quorum_queue, tasks::Worker};
+/// use common::{Error, Result, SetupChannel, quorum_queue, tasks::Worker};
 ///
 /// #[derive(serde::Deserialize)]
 /// struct Resize {
@@ -101,7 +101,7 @@ impl Master {
 /// .await
 /// # }
 ///
-/// async fn tasks(channel: Setup) -> Result<BasicConsumeArguments> {
+/// async fn tasks(channel: SetupChannel) -> Result<BasicConsumeArguments> {
 ///     channel.queue_declare(quorum_queue("resize")).await?;
 ///     channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?; // tasks at a time
 ///     Ok(BasicConsumeArguments::new("resize", ""))
@@ -120,7 +120,7 @@ impl Worker {
     /// Those of [`Channel::consume`]; [`Invalid`](crate::Error::Invalid) with automatic acknowledgement.
     pub async fn new<F, Fut>(channel: &Channel, subscribe: F) -> Result<Self>
     where
-        F: Fn(Setup) -> Fut + Send + Sync + 'static,
+        F: Fn(SetupChannel) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<BasicConsumeArguments>> + Send + 'static,
     {
         let options = ProcessOptions { requeue: true, reject_on_redelivered: false };

@@ -70,7 +70,7 @@ async fn a_publisher_says_within_five_seconds_what_it_waits_for() -> Result<()> 
     channel.queue_declare(queue("q")).await?;
     broker.pause().await?;
     let since = Instant::now();
-    let confirm = channel.enqueue(to("q"), plain(), "x").await?;
+    let confirm = channel.publish_with_deferred_confirm(to("q"), plain(), "x").await?;
     let line = logs::wait_for(&["`waits-for-confirms`"], Duration::from_secs(30)).await?;
     println!("{line} after {:?}", since.elapsed());
     ensure!(line.contains("no confirm for 4 s") && line.contains("rabbitmqctl status"), "{line}");
@@ -94,7 +94,7 @@ async fn settling_and_publishing_end_in_time_when_the_broker_reads_nothing() -> 
 
     let connections = ConnectionManager::new(options.operation_timeout(Duration::from_secs(5)));
     let channel = connections.channel("test").await?;
-    let subscribe = |channel: common::Setup| async move {
+    let subscribe = |channel: common::SetupChannel| async move {
         channel.basic_qos(BasicQosArguments::new(0, 0, false)).await?;
         Ok(BasicConsumeArguments::new("q", ""))
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, QueueDeleteArguments};
 use anyhow::{Result, ensure};
-use common::Setup;
+use common::SetupChannel;
 use tokio::time::{sleep, timeout};
 
 use crate::{Bench, next, plain, queue, to};
@@ -16,7 +16,7 @@ const ROOM: Duration = Duration::from_secs(120);
 async fn a_consumer_whose_queue_was_deleted_is_back_on_a_new_one() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    let subscribe = |channel: Setup| async move {
+    let subscribe = |channel: SetupChannel| async move {
         channel.queue_declare(queue("q")).await?;
         channel.basic_qos(BasicQosArguments::new(0, 10, false)).await?;
         Ok(BasicConsumeArguments::new("q", ""))

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments, QueueDeclareArguments, QueueDeleteArguments};
 use anyhow::{Context, Result, ensure};
-use common::{Error, Setup};
+use common::{Error, SetupChannel};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, queue, to};
+use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, prefetch, queue, to};
 
 #[tokio::test]
 async fn deliveries_come_in_order_and_next_may_be_dropped_while_it_waits() -> Result<()> {
@@ -70,10 +70,10 @@ async fn a_prefetch_that_rabbitmq_does_not_have_is_refused_and_the_channel_goes_
     for (arguments, word) in
         [(BasicQosArguments::new(1, 1, false), "prefetch_size"), (BasicQosArguments::new(0, 1, true), "global")]
     {
-        let error = channel.basic_qos(arguments).await.expect_err(word);
+        let error = prefetch(&channel, arguments).await.expect_err(word);
         ensure!(matches!(error, Error::Invalid(_)) && error.to_string().contains(word), "{error}");
     }
-    channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
+    prefetch(&channel, BasicQosArguments::new(0, 1, false)).await?;
     Ok(())
 }
 
@@ -124,15 +124,15 @@ async fn a_consumer_dropped_while_it_starts_leaves_nothing_behind() -> Result<()
 async fn a_subscription_that_fails_the_first_time_fails_to_its_caller() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    let missing = |_: Setup| async { Ok(BasicConsumeArguments::new("missing", "")) };
+    let missing = |_: SetupChannel| async { Ok(BasicConsumeArguments::new("missing", "")) };
     let error = channel.consume(missing).await.err().context("no such queue")?;
     ensure!(error.to_string().contains("cannot consume from queue `missing`: 404 NOT_FOUND"), "{error}");
 
-    let panicking = |_: Setup| async { panic!("a panic of the test's") };
+    let panicking = |_: SetupChannel| async { panic!("a panic of the test's") };
     ensure!(channel.consume(panicking).await.is_err(), "a panic is an error");
 
     let _first = consume(&channel, "q", false).await?;
-    let exclusive = |_: Setup| async { Ok(BasicConsumeArguments::new("q", "").exclusive(true).finish()) };
+    let exclusive = |_: SetupChannel| async { Ok(BasicConsumeArguments::new("q", "").exclusive(true).finish()) };
     let error = channel.consume(exclusive).await.err().context("in use")?;
     ensure!(error.to_string().contains("403 ACCESS_REFUSED"), "{error}");
     Ok(())
@@ -154,7 +154,7 @@ async fn a_consumer_has_the_tag_it_asks_for() -> Result<()> {
 async fn an_empty_queue_name_is_the_queue_declared_last() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    let subscribe = |channel: Setup| async move {
+    let subscribe = |channel: SetupChannel| async move {
         channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
         Ok(BasicConsumeArguments::new("", "").auto_ack(true).finish())
     };
@@ -197,10 +197,10 @@ async fn close_all_ends_the_stream_without_an_error() -> Result<()> {
     let first = next(&mut auto).await?;
     ensure!(first.text() == "0");
     bench.connections.close_all().await?;
-    ensure!(manual.next().await?.is_none() && manual.next().await?.is_none(), "the stream goes on");
+    ensure!(manual.try_next().await?.is_none() && manual.try_next().await?.is_none(), "the stream goes on");
     // Acknowledged by being sent: nobody else would ever read the other nine.
     let mut rest = 0;
-    while auto.next().await?.is_some() {
+    while auto.try_next().await?.is_some() {
         rest += 1;
     }
     ensure!(rest == 9, "{rest} of 9 were left to read");
@@ -211,7 +211,7 @@ async fn close_all_ends_the_stream_without_an_error() -> Result<()> {
 async fn one_broken_consumer_does_not_hold_up_the_others() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    let broken = |channel: Setup| async move {
+    let broken = |channel: SetupChannel| async move {
         channel.queue_declare(queue("shaky")).await?;
         channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
         Ok(BasicConsumeArguments::new("shaky", ""))

@@ -8,7 +8,7 @@ use std::{
 
 use amqprs::channel::{BasicConsumeArguments, QueueDeclareArguments};
 use anyhow::{Context, Result, ensure};
-use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Error, Event, Events, Setup};
+use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Error, Event, Events, SetupChannel};
 use testbed::{Broker, Proxy, VirtualHost};
 use tokio::time::timeout;
 
@@ -143,7 +143,7 @@ async fn an_exclusive_queue_that_another_connection_still_holds_is_waited_for() 
     let name = Arc::new(Mutex::new("free"));
     let subscribe = {
         let name = name.clone();
-        move |channel: Setup| {
+        move |channel: SetupChannel| {
             let name = *name.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             async move {
                 channel.queue_declare(queue(name).exclusive(true).durable(false)).await?;
@@ -163,7 +163,7 @@ async fn an_exclusive_queue_that_another_connection_still_holds_is_waited_for() 
         // Refused to everybody else on this connection, too.
         let error = channel.queue_declare(exclusive).await.expect_err("held by another connection");
         ensure!(matches!(error, Error::Closed { code: 405, .. } | Error::Lost { .. }), "{error}");
-        ensure!(timeout(Duration::from_millis(300), consumer.next()).await.is_err(), "the stream has ended");
+        ensure!(timeout(Duration::from_millis(300), consumer.try_next()).await.is_err(), "the stream has ended");
         other.close_all().await?;
         timeout(PATIENCE, async {
             // Nobody else declares it: when it takes a message, the consumer is back.

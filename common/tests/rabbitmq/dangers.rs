@@ -9,7 +9,7 @@ use amqprs::channel::{
     QueueUnbindArguments,
 };
 use anyhow::{Result, ensure};
-use common::{Channel, Error, Setup};
+use common::{Channel, Error, SetupChannel};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -63,7 +63,7 @@ async fn concurrent_calls_on_one_channel_wait_for_each_other() -> Result<()> {
         let (asked, declared) = outcome?;
         ensure!(asked == declared, "{declared} instead of {asked}");
     }
-    let both = |channel: Setup| async move {
+    let both = |channel: SetupChannel| async move {
         let (one, other) = tokio::join!(channel.queue_declare(queue("one")), channel.queue_declare(queue("other")));
         one.and(other).map(drop)
     };
@@ -85,7 +85,9 @@ async fn a_channel_that_the_broker_closes_does_not_take_the_connection_with_it()
             let mut confirmed = 0;
             for round in 0..300 {
                 let exchange = if round % 10 == 9 { "missing" } else { "" };
-                if let Ok(confirm) = busy.enqueue(BasicPublishArguments::new(exchange, "busy"), plain(), "x").await {
+                if let Ok(confirm) =
+                    busy.publish_with_deferred_confirm(BasicPublishArguments::new(exchange, "busy"), plain(), "x").await
+                {
                     // Some are waited for, the others are on their way when the channel is closed.
                     confirmed += u32::from(round % 3 == 0 && confirm.await.is_ok());
                 }
@@ -100,7 +102,7 @@ async fn a_channel_that_the_broker_closes_does_not_take_the_connection_with_it()
         loop {
             tokio::select! {
                 confirmed = &mut all => break confirmed.into_iter().sum(),
-                message = consumer.next() => received += u32::from(message?.is_some()),
+                message = consumer.try_next() => received += u32::from(message?.is_some()),
             }
         }
     };
@@ -201,7 +203,7 @@ fn everything_can_be_dropped_outside_a_runtime() -> Result<()> {
         filled(&channel, "q", ["x".to_owned()]).await?;
         let mut consumer = consume(&channel, "q", false).await?;
         let delivery = next(&mut consumer).await?;
-        let confirm = channel.enqueue(to("q"), plain(), "y").await?;
+        let confirm = channel.publish_with_deferred_confirm(to("q"), plain(), "y").await?;
         Ok((bench, channel, consumer, delivery, confirm))
     }
     let runtime = tokio::runtime::Runtime::new()?;
@@ -225,7 +227,7 @@ async fn close_all_is_bounded_when_the_broker_is_silent() -> Result<()> {
     let channel = connections.channel("test").await?;
     let _consumer = consume(&channel, "q", false).await?;
     broker.pause().await?;
-    let confirm = channel.enqueue(to("q"), plain(), "x").await?;
+    let confirm = channel.publish_with_deferred_confirm(to("q"), plain(), "x").await?;
     let closed = timeout(Duration::from_secs(10), connections.close_all()).await?;
     ensure!(matches!(closed, Err(Error::Unconfirmed { .. })), "{closed:?}");
     ensure!(confirm.await.is_err(), "confirmed by nobody");

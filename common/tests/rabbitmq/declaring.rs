@@ -6,12 +6,12 @@ use amqprs::channel::{
 };
 use anyhow::{Context, Result, ensure};
 use common::{
-    ConnectionManager, Error, QueueDeclaration, Setup, classic_queue, exclusive_queue, existing_queue, quorum_queue,
-    stream_queue, table,
+    ConnectionManager, Error, QueueDeclaration, SetupChannel, classic_queue, exclusive_queue, existing_queue,
+    quorum_queue, stream_queue, table,
 };
 use testbed::Broker;
 
-use crate::{Bench, consume, expect_in, next, plain, queue, to};
+use crate::{Bench, consume, expect_in, next, plain, prefetch, queue, to};
 
 #[tokio::test]
 async fn a_queue_with_arguments_is_of_the_type_that_its_function_says() -> Result<()> {
@@ -81,7 +81,7 @@ async fn what_contradicts_a_queue_or_does_not_fit_is_refused_and_the_channel_goe
     }
     ensure!(table([(&long, true)]).is_err(), "a name that AMQP does not allow");
     for arguments in [BasicQosArguments::new(1, 10, false), BasicQosArguments::new(0, 10, true)] {
-        let error = channel.basic_qos(arguments).await.expect_err("RabbitMQ does not do that");
+        let error = prefetch(&channel, arguments).await.expect_err("RabbitMQ does not do that");
         ensure!(matches!(error, Error::Invalid(_)), "{error}");
     }
     let error = channel.exchange_declare(ExchangeDeclareArguments::new("e", "")).await.expect_err("no type");
@@ -122,7 +122,7 @@ async fn a_refusal_that_closes_the_connection_names_what_was_asked_for() -> Resu
     let error = refusal(async || channel.queue_purge(QueuePurgeArguments::new("events")).await).await?;
     ensure!(matches!(error, Error::Closed { code: 540, .. }), "{error}");
     for (prefetch, code) in [(0, 406), (10, 540)] {
-        let auto_ack = move |channel: Setup| async move {
+        let auto_ack = move |channel: SetupChannel| async move {
             channel.basic_qos(BasicQosArguments::new(0, prefetch, false)).await?;
             Ok(BasicConsumeArguments::new("events", "").auto_ack(true).finish())
         };
@@ -162,7 +162,7 @@ async fn tables_bind_by_headers_name_an_alternate_exchange_and_choose_where_a_st
     for event in ["first", "second"] {
         channel.publish(to("events"), plain(), event).await?;
     }
-    let from_the_start = |channel: Setup| async move {
+    let from_the_start = |channel: SetupChannel| async move {
         channel.basic_qos(BasicQosArguments::new(0, 10, false)).await?;
         let offset = table([("x-stream-offset", 0)])?;
         Ok(BasicConsumeArguments::new("events", "").arguments(offset).finish())

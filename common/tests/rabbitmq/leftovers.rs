@@ -7,7 +7,7 @@ use amqprs::channel::{
 };
 use anyhow::{Context, Result, ensure};
 use common::{
-    Error, Settlement, Setup, classic_queue,
+    Error, Settlement, SetupChannel, classic_queue,
     rpc::{RpcClient, RpcServer},
     tasks::Worker,
 };
@@ -34,7 +34,7 @@ async fn no_queue_is_left(bench: &Bench) -> Result<()> {
     .context("queues are left")?
 }
 
-async fn logs(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn logs(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await?;
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
     channel.queue_bind(QueueBindArguments::new(&queue.name, "logs", "")).await?;
@@ -66,7 +66,7 @@ async fn a_subscription_that_fails_leaves_no_queue() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     for _ in 0..3 {
-        let subscribe = |channel: Setup| async move {
+        let subscribe = |channel: SetupChannel| async move {
             let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
             channel.queue_bind(QueueBindArguments::new(&queue.name, "missing", "")).await?;
             Ok(BasicConsumeArguments::new(&queue.name, ""))
@@ -107,7 +107,7 @@ async fn every_oversized_message_is_dead_lettered_although_small_ones_between_ar
 
 #[tokio::test]
 async fn a_worker_or_rpc_server_without_acknowledgement_is_refused_before_it_gets_anything() -> Result<()> {
-    async fn subscribe(_: Setup) -> common::Result<BasicConsumeArguments> {
+    async fn subscribe(_: SetupChannel) -> common::Result<BasicConsumeArguments> {
         Ok(BasicConsumeArguments::new("q", "").auto_ack(true).finish())
     }
     fn refused<T>(outcome: common::Result<T>) -> Result<()> {
@@ -131,7 +131,7 @@ async fn a_short_task_is_done_again_soon_after_a_cut_although_a_long_one_still_r
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
     filled(&channel, "tasks", ["1".to_owned(), "30".to_owned()]).await?;
-    let subscribe = |channel: Setup| async move {
+    let subscribe = |channel: SetupChannel| async move {
         channel.basic_qos(BasicQosArguments::new(0, 2, false)).await?;
         Ok(BasicConsumeArguments::new("tasks", ""))
     };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use amqprs::channel::{BasicConsumeArguments, QueueDeclareArguments};
 use anyhow::{Context, Result, ensure};
-use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Error, Setup, rpc::RpcServer};
+use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Error, SetupChannel, rpc::RpcServer};
 use serde_json::json;
 use testbed::Broker;
 use tokio::time::timeout;
@@ -116,7 +116,7 @@ async fn a_user_with_too_many_channels_hears_it_in_the_brokers_words() -> Result
         let bench = Bench::new().await?;
         bench.host.put(&format!("/api/user-limits/{}/max-channels", bench.host.name()), json!({"value": 1})).await?;
         let channel = bench.channel().await?;
-        let requests = |channel: Setup| async move {
+        let requests = |channel: SetupChannel| async move {
             channel.queue_declare(queue("q")).await?;
             Ok(BasicConsumeArguments::new("q", ""))
         };

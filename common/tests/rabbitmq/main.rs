@@ -33,7 +33,7 @@ use std::{io::Write, sync::Once, time::Duration};
 
 use amqprs::{
     BasicProperties,
-    channel::{BasicConsumeArguments, BasicGetArguments, BasicPublishArguments},
+    channel::{BasicConsumeArguments, BasicGetArguments, BasicPublishArguments, BasicQosArguments},
 };
 use anyhow::{Context, Result, ensure};
 use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Delivery, QueueDeclaration};
@@ -110,7 +110,7 @@ async fn filled(channel: &Channel, name: &str, bodies: impl IntoIterator<Item = 
     channel.queue_declare(queue(name)).await?;
     let mut confirms = Vec::new();
     for body in bodies {
-        confirms.push(channel.enqueue(to(name), plain(), body).await?);
+        confirms.push(channel.publish_with_deferred_confirm(to(name), plain(), body).await?);
     }
     for confirm in confirms {
         confirm.await?;
@@ -119,16 +119,28 @@ async fn filled(channel: &Channel, name: &str, bodies: impl IntoIterator<Item = 
 }
 
 async fn consume(channel: &Channel, name: &'static str, auto_ack: bool) -> Result<Consumer> {
-    let subscribe = move |channel: common::Setup| async move {
+    let subscribe = move |channel: common::SetupChannel| async move {
         channel.queue_declare(queue(name)).await?;
         Ok(BasicConsumeArguments::new(name, "").auto_ack(auto_ack).finish())
     };
     Ok(channel.consume(subscribe).await?)
 }
 
+/// Sets a prefetch in a setup of the channel.
+async fn prefetch(channel: &Channel, arguments: BasicQosArguments) -> common::Result<()> {
+    let set = move |channel: common::SetupChannel| {
+        let arguments = arguments.clone();
+        async move { channel.basic_qos(arguments).await }
+    };
+    channel.setup(set).await
+}
+
 /// The next delivery, which has to come.
 async fn next(consumer: &mut Consumer) -> Result<Delivery> {
-    timeout(Duration::from_secs(20), consumer.next()).await.context("no delivery came")??.context("the stream ended")
+    timeout(Duration::from_secs(20), consumer.try_next())
+        .await
+        .context("no delivery came")??
+        .context("the stream ended")
 }
 
 /// The next message of a queue, which has to be this one; it is acknowledged.

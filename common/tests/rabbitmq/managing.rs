@@ -10,7 +10,7 @@ use std::{
 
 use amqprs::channel::{BasicConsumeArguments, BasicPublishArguments, ExchangeDeclareArguments, QueueDeclareArguments};
 use anyhow::{Context, Result, ensure};
-use common::{ConnectOptions, ConnectionManager, Error, Setup};
+use common::{ConnectOptions, ConnectionManager, Error, SetupChannel};
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 
@@ -114,7 +114,7 @@ async fn setup_steps_run_in_order_at_each_opening_and_a_failed_first_run_is_not_
 async fn what_a_setup_declares_is_there_again_when_the_channel_is() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    let declare = |channel: common::Setup| async move {
+    let declare = |channel: common::SetupChannel| async move {
         channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await
     };
     channel.setup(declare).await?;
@@ -212,7 +212,7 @@ async fn a_setup_over_which_the_connection_is_closed_each_time_fails_soon() -> R
         outcome => Err(anyhow::anyhow!("{outcome:?}")),
     };
     let soon = Duration::from_secs(30);
-    let breaking = move |channel: Setup| {
+    let breaking = move |channel: SetupChannel| {
         let other = other.clone();
         async move {
             let name = "щ".repeat(100);

@@ -147,7 +147,7 @@ async fn closing_loses_nothing_that_was_enqueued() -> Result<()> {
     channel.queue_declare(queue("q")).await?;
     for number in 0..20_000 {
         // Nobody waits for the confirms.
-        drop(channel.enqueue(to("q"), plain(), number.to_string()).await?);
+        drop(channel.publish_with_deferred_confirm(to("q"), plain(), number.to_string()).await?);
     }
     bench.connections.close_all().await?;
 

@@ -12,7 +12,7 @@ use amqprs::channel::{
     BasicConsumeArguments, BasicPublishArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments,
 };
 use anyhow::{Context, Result, ensure};
-use common::{ConnectOptions, ConnectionManager, Error, Event, Setup};
+use common::{ConnectOptions, ConnectionManager, Error, Event, SetupChannel};
 use testbed::Broker;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -49,7 +49,7 @@ async fn each_change_of_the_connection_is_an_event() -> Result<()> {
 
 #[tokio::test]
 async fn a_server_named_queue_with_bindings_is_back_under_another_name() -> Result<()> {
-    async fn subscribe(channel: Setup) -> common::Result<BasicConsumeArguments> {
+    async fn subscribe(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
         channel.exchange_declare(ExchangeDeclareArguments::new("logs", "direct")).await?;
         let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
         for severity in ["info", "error"] {
@@ -212,7 +212,7 @@ async fn what_is_in_flight_is_bounded() -> Result<()> {
     let (counter, publisher) = (enqueued.clone(), channel.clone());
     let outcome: common::Result<()> = async move {
         loop {
-            drop(publisher.enqueue(to("q"), plain(), vec![0; 1 << 20]).await?);
+            drop(publisher.publish_with_deferred_confirm(to("q"), plain(), vec![0; 1 << 20]).await?);
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -144,13 +144,15 @@ async fn of_messages_on_their_way_the_refused_one_is_known_and_those_behind_it_h
         let mut before = Vec::new();
         let mut behind = Vec::new();
         for number in 0..50 {
-            before.push(channel.enqueue(to("q"), plain(), format!("before {number}")).await?);
-            before.push(channel.enqueue(to_topic.clone(), plain(), "x").await?);
+            before.push(channel.publish_with_deferred_confirm(to("q"), plain(), format!("before {number}")).await?);
+            before.push(channel.publish_with_deferred_confirm(to_topic.clone(), plain(), "x").await?);
         }
-        let refused = channel.enqueue(BasicPublishArguments::new(exchange, key), properties, "refused").await?;
+        let refused = channel
+            .publish_with_deferred_confirm(BasicPublishArguments::new(exchange, key), properties, "refused")
+            .await?;
         for number in 0..50 {
             // Some may find the channel closed already, and go out on the next one.
-            behind.push(channel.enqueue(to("q"), plain(), format!("behind {number}")).await?);
+            behind.push(channel.publish_with_deferred_confirm(to("q"), plain(), format!("behind {number}")).await?);
         }
         for confirm in before {
             let outcome = confirm.await;
@@ -249,7 +251,9 @@ async fn a_misspelt_exchange_that_nobody_hears_of_is_logged_once_and_slows_down_
     {
         storms.spawn(async move {
             for _ in 0..2_000 {
-                let confirm = channel.enqueue(BasicPublishArguments::new(&exchange, ""), plain(), "x").await?;
+                let confirm = channel
+                    .publish_with_deferred_confirm(BasicPublishArguments::new(&exchange, ""), plain(), "x")
+                    .await?;
                 // Nobody waits for it.
                 drop(confirm);
                 tokio::task::yield_now().await;
@@ -293,7 +297,7 @@ async fn messages_that_are_never_confirmed_do_not_use_up_the_channel_for_ever() 
     bench.host.broker().rabbitmqctl(&["eval", &stop]).await?;
     let mut confirms = Vec::new();
     for _ in 0..16 {
-        confirms.push(channel.enqueue(to("stuck"), plain(), vec![0; (1 << 20) - 1_024]).await?);
+        confirms.push(channel.publish_with_deferred_confirm(to("stuck"), plain(), vec![0; (1 << 20) - 1_024]).await?);
     }
     let other = || channel.publish(to("q"), plain(), "x");
     let error = other().await.expect_err("all that may be unconfirmed is");

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use amqprs::{BasicProperties, channel::BasicConsumeArguments};
 use anyhow::{Result, ensure};
-use common::{ConnectOptions, ConnectionManager, Event, Setup};
+use common::{ConnectOptions, ConnectionManager, Event, SetupChannel};
 use testbed::Broker;
 use tokio::time::{sleep, timeout};
 
@@ -29,7 +29,7 @@ async fn everything_survives(broker: &Broker, end: impl AsyncFn() -> Result<()>)
     let connections = ConnectionManager::new(options);
     let channel = connections.channel("test").await?;
     let mut consumer = channel
-        .consume(|channel: Setup| async move {
+        .consume(|channel: SetupChannel| async move {
             channel.queue_declare(common::quorum_queue("q")).await?;
             Ok(BasicConsumeArguments::new("q", ""))
         })
@@ -83,7 +83,7 @@ async fn close_all_wins_over_recovery_at_once_and_for_good() -> Result<()> {
     let since = Instant::now();
     connections.close_all().await?;
     ensure!(since.elapsed() < Duration::from_secs(2), "after {:?}", since.elapsed());
-    ensure!(consumer.next().await?.is_none(), "the stream goes on");
+    ensure!(consumer.try_next().await?.is_none(), "the stream goes on");
     ensure!(waiting.await?.is_err(), "published to nobody");
     broker.start_again().await?;
     let mut seen = broker.rabbitmqctl(&["-q", "list_connections", "name"]).await?;

@@ -10,7 +10,7 @@ use std::{
 
 use amqprs::channel::{BasicConsumeArguments, BasicGetArguments, BasicQosArguments};
 use anyhow::{Context, Result, ensure};
-use common::{Channel, Error, ProcessOptions, Setup, quorum_queue, tasks::Worker};
+use common::{Channel, Error, ProcessOptions, SetupChannel, quorum_queue, tasks::Worker};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -22,7 +22,7 @@ use crate::{Bench, consume, next, plain, queue, to};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A quorum queue that gives up after two returns that count, and where its messages go then.
-async fn jobs(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn jobs(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     channel.queue_declare(queue("failed")).await?;
     let jobs = quorum_queue("jobs")
         .with("x-delivery-limit", 2)
@@ -106,7 +106,7 @@ async fn a_message_whose_connection_is_lost_again_and_again_is_dead_lettered() -
         .connections
         .channel("failed")
         .await?
-        .consume(|channel: Setup| async move {
+        .consume(|channel: SetupChannel| async move {
             channel.queue_declare(queue("failed")).await?;
             Ok(BasicConsumeArguments::new("failed", ""))
         })
@@ -114,7 +114,7 @@ async fn a_message_whose_connection_is_lost_again_and_again_is_dead_lettered() -
     channel.publish(to("jobs"), plain(), "x").await?;
     let dead = loop {
         tokio::select! {
-            job = jobs.next() => {
+            job = jobs.try_next() => {
                 let job = job?.context("the stream ended")?;
                 bench.host.close_all_connections().await?;
                 drop(job);
@@ -137,7 +137,7 @@ async fn a_worker_that_stops_gives_back_at_once_what_waits_for_its_next_chance()
         let _ = seen.send(task);
         async { Err::<(), _>("never") }
     };
-    let subscribe = |channel: Setup| async move {
+    let subscribe = |channel: SetupChannel| async move {
         channel.queue_declare(queue("tasks")).await?;
         channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
         Ok(BasicConsumeArguments::new("tasks", ""))

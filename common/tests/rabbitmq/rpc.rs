@@ -8,7 +8,7 @@ use std::{
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use anyhow::{Context, Result, ensure};
 use common::{
-    Channel, Error, Message, Setup,
+    Channel, Error, Message, SetupChannel,
     rpc::{RpcClient, RpcServer},
 };
 use tokio::{sync::oneshot, task::JoinSet};
@@ -34,7 +34,7 @@ impl Replies {
     }
 }
 
-async fn requests(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn requests(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     channel.queue_declare(queue("double")).await?;
     channel.basic_qos(BasicQosArguments::new(0, 10, false)).await?;
     Ok(BasicConsumeArguments::new("double", ""))

@@ -10,7 +10,7 @@ use std::{
 
 use amqprs::channel::{BasicConsumeArguments, BasicPublishArguments, BasicQosArguments};
 use anyhow::{Context, Result, ensure};
-use common::{Channel, ConnectionManager, Error, Message, Setup, rpc::RpcServer};
+use common::{Channel, ConnectionManager, Error, Message, SetupChannel, rpc::RpcServer};
 use testbed::{Broker, Proxy, VirtualHost};
 use tokio::{
     sync::{Semaphore, oneshot},
@@ -42,13 +42,13 @@ impl Line {
     }
 }
 
-async fn requests(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn requests(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     channel.queue_declare(queue("echo")).await?;
     channel.basic_qos(BasicQosArguments::new(0, 2, false)).await?;
     Ok(BasicConsumeArguments::new("echo", ""))
 }
 
-async fn many_requests(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn many_requests(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     let arguments = requests(channel.clone()).await?;
     channel.basic_qos(BasicQosArguments::new(0, 50, false)).await?;
     Ok(arguments)

@@ -11,7 +11,7 @@ use std::{
 
 use amqprs::channel::BasicConsumeArguments;
 use anyhow::{Context, Result, ensure};
-use common::{Channel, ConnectionManager, Error, Event, Setup};
+use common::{Channel, ConnectionManager, Error, Event, SetupChannel};
 use tokio::time::{sleep, timeout};
 
 use crate::{Bench, consume, expect_in, next, plain, queue, to};
@@ -69,7 +69,7 @@ async fn a_setup_dropped_half_way_leaves_nothing_behind() -> Result<()> {
 async fn a_setup_that_panics_before_its_async_block_is_an_error_to_its_caller() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    fn panics(_: Setup) -> std::future::Ready<common::Result<()>> {
+    fn panics(_: SetupChannel) -> std::future::Ready<common::Result<()>> {
         panic!("as told to")
     }
     let error = timeout(ROOM, channel.setup(panics)).await?.expect_err("it panicked");
@@ -98,7 +98,7 @@ async fn a_setup_that_fails_at_later_runs_is_run_again() -> Result<()> {
         }
     }
     let count = steps.clone();
-    let step = move |channel: Setup| {
+    let step = move |channel: SetupChannel| {
         let run = count.fetch_add(1, Ordering::Relaxed);
         assert!(run != 4, "before the async block");
         async move {
@@ -108,7 +108,7 @@ async fn a_setup_that_fails_at_later_runs_is_run_again() -> Result<()> {
     };
     channel.setup(step).await?;
     let count = subscriptions.clone();
-    let subscribe = move |channel: Setup| {
+    let subscribe = move |channel: SetupChannel| {
         let run = count.fetch_add(1, Ordering::Relaxed);
         assert!(run != 4, "before the async block");
         async move {
@@ -157,7 +157,7 @@ async fn a_setup_that_uses_its_own_channel_is_refused_at_its_first_run() -> Resu
     fn refused<T>(outcome: common::Result<T>) -> common::Result<T> {
         match outcome {
             Err(Error::Invalid(reason)) if reason.contains("a setup cannot use the channel") => {
-                Err(Error::Other("refused".into()))
+                Err(Error::other("refused"))
             }
             other => other,
         }

@@ -8,7 +8,7 @@ use amqprs::{
 };
 use anyhow::{Context, Result, ensure};
 use common::{
-    ConnectionManager, Error, Message, ProcessOptions, Setup,
+    ConnectionManager, Error, Message, ProcessOptions, SetupChannel,
     rpc::{RpcClient, RpcServer},
     table,
 };
@@ -106,7 +106,7 @@ async fn deep_messages_that_nobody_reads_are_dropped_safely() -> Result<()> {
 async fn deep_requests_and_replies_are_answered_like_others() -> Result<()> {
     let bench = Bench::new().await?;
     let channel = bench.channel().await?;
-    let subscribe = |channel: Setup| async move {
+    let subscribe = |channel: SetupChannel| async move {
         channel.queue_declare(queue("requests")).await?;
         Ok(BasicConsumeArguments::new("requests", ""))
     };

@@ -34,8 +34,9 @@ async fn a_message_that_breaks_the_connection_each_time_ends_its_consumer_and_no
     let error = match channel.consume(|_| async { Ok(BasicConsumeArguments::new("poisoned", "")) }).await {
         Err(error) => error,
         Ok(mut poisoned) => {
-            let error = timeout(Duration::from_secs(60), poisoned.next()).await?.err().context("it was delivered")?;
-            ensure!(poisoned.next().await?.is_none(), "the stream goes on after its last error");
+            let error =
+                timeout(Duration::from_secs(60), poisoned.try_next()).await?.err().context("it was delivered")?;
+            ensure!(poisoned.try_next().await?.is_none(), "the stream goes on after its last error");
             error
         }
     };
@@ -62,7 +63,7 @@ async fn a_message_that_breaks_the_connection_is_found_behind_good_ones_which_ar
     };
     let error = timeout(ROOM, async {
         loop {
-            match consumer.next().await {
+            match consumer.try_next().await {
                 Ok(Some(delivery)) => {
                     seen.insert(delivery.text());
                     let _ = delivery.ack().await;
@@ -90,7 +91,7 @@ async fn a_message_that_breaks_the_connection_is_found_behind_a_slow_link() -> R
     let channel = connections.channel("test").await?;
     let error = match timeout(ROOM, channel.consume(|_| async { Ok(BasicConsumeArguments::new("q", "")) })).await? {
         Err(error) => error,
-        Ok(mut consumer) => timeout(ROOM, consumer.next()).await?.err().context("it was delivered")?,
+        Ok(mut consumer) => timeout(ROOM, consumer.try_next()).await?.err().context("it was delivered")?,
     };
     ensure!(matches!(error, Error::Poisoned { .. }), "{error}");
     Ok(())
@@ -149,7 +150,7 @@ async fn a_link_cut_after_every_5_kb_delivers_all_there_is() -> Result<()> {
     let reading = async {
         let mut seen = std::collections::HashSet::new();
         while seen.len() < MESSAGES {
-            let delivery = consumer.next().await?.context("the stream ended")?;
+            let delivery = consumer.try_next().await?.context("the stream ended")?;
             seen.insert(delivery.text());
             delivery.ack().await?;
         }
@@ -192,7 +193,7 @@ async fn after_a_trial_a_consumer_gets_its_whole_prefetch_again() -> Result<()> 
     }
     let mut held = Vec::new();
     while held.len() < 50 {
-        held.push(timeout(ROOM, consumer.next()).await??.context("the stream ended")?);
+        held.push(timeout(ROOM, consumer.try_next()).await??.context("the stream ended")?);
     }
     held.pop().context("none")?.ack_multiple().await?;
     Ok(())

@@ -8,7 +8,7 @@ use std::sync::{
 use amqprs::channel::{BasicConsumeArguments, BasicGetArguments, BasicQosArguments};
 use anyhow::{Context, Result, ensure};
 use common::{
-    Channel, Error, Outcome, ProcessOptions, Setup,
+    Channel, Error, Outcome, ProcessOptions, SetupChannel,
     tasks::{Master, Worker},
 };
 use serde::Deserialize;
@@ -22,7 +22,7 @@ struct Task {
     n: u32,
 }
 
-async fn tasks(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn tasks(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     channel.queue_declare(queue("tasks")).await?;
     channel.basic_qos(BasicQosArguments::new(0, 2, false)).await?;
     Ok(BasicConsumeArguments::new("tasks", ""))
@@ -225,7 +225,7 @@ async fn an_unfinished_task_is_not_acknowledged_with_those_around_it() -> Result
             }
         }
     };
-    let subscribe = |channel: Setup| async move {
+    let subscribe = |channel: SetupChannel| async move {
         let consume = tasks(channel.clone()).await?;
         channel.basic_qos(BasicQosArguments::new(0, PREFETCH, false)).await?;
         Ok(consume)

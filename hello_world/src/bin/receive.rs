@@ -4,7 +4,7 @@
 
 use amqprs::channel::BasicConsumeArguments;
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
+use common::{ConnectionManager, Result, SetupChannel, cli, quorum_queue};
 
 /// Prints the messages of the queue `hello` until Ctrl-C.
 #[derive(Parser)]
@@ -19,7 +19,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -29,7 +29,7 @@ async fn main() -> Result<()> {
     let mut messages = channel.consume(subscribe).await?;
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
-    while let Some(message) = messages.next().await? {
+    while let Some(message) = messages.try_next().await? {
         println!(" [x] Received {}", message.display());
         if args.properties {
             println!("{}", message.info());
@@ -39,7 +39,7 @@ async fn main() -> Result<()> {
 }
 
 /// Declares the queue and says what to consume. Runs again after every loss of the connection.
-async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("hello")).await?;
 
     // RabbitMQ forgets each message as soon as it has sent it to us. Chapter 2 shows what that costs.

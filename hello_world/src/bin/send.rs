@@ -4,7 +4,7 @@
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, cli, quorum_queue};
+use common::{ConnectionManager, cli, quorum_queue};
 
 /// Sends "Hello World!" to the queue `hello`.
 #[derive(Parser)]
@@ -15,7 +15,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -31,5 +31,6 @@ async fn main() -> Result<()> {
     channel.publish(to, BasicProperties::default(), "Hello World!").await?;
     println!(" [x] Sent 'Hello World!'");
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

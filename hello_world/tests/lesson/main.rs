@@ -109,7 +109,9 @@ async fn messages_come_in_the_order_in_which_they_were_sent() -> Result<()> {
     let mut confirms = Vec::new();
     for number in 0..1_000 {
         let to = BasicPublishArguments::new("", "hello");
-        confirms.push(channel.enqueue(to, BasicProperties::default(), format!("message {number}")).await?);
+        confirms.push(
+            channel.publish_with_deferred_confirm(to, BasicProperties::default(), format!("message {number}")).await?,
+        );
     }
     for number in 0..1_000 {
         receiver.expect(&format!(" [x] Received message {number}")).await?;

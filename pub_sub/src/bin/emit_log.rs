@@ -7,7 +7,7 @@ use amqprs::{
     channel::{BasicPublishArguments, ExchangeDeclareArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Result, cli};
+use common::{ConnectionManager, cli};
 
 /// Publishes a log message to all running receivers.
 #[derive(Parser)]
@@ -22,7 +22,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let message = args.words.join(" ");
@@ -38,5 +38,6 @@ async fn main() -> Result<()> {
     channel.publish(to, BasicProperties::default(), message.as_str()).await?;
     println!(" [x] Sent {message}");
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli};
+use common::{ConnectionManager, Result, SetupChannel, cli};
 
 /// Prints all log messages until Ctrl-C.
 #[derive(Parser)]
@@ -15,7 +15,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -25,14 +25,14 @@ async fn main() -> Result<()> {
     let mut logs = channel.consume(subscribe).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
 
-    while let Some(log) = logs.next().await? {
+    while let Some(log) = logs.try_next().await? {
         println!(" [x] {}", log.display());
     }
     Ok(())
 }
 
 /// Binds a new queue to the exchange. Runs again after every loss of the connection, each time with another queue.
-async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await?;
 
     // The broker names this queue. Only this connection can use it, and it is deleted with the connection.

@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Error, Message, Result, Setup, cli, quorum_queue, rpc::RpcServer};
+use common::{ConnectionManager, Error, Message, Result, SetupChannel, cli, quorum_queue, rpc::RpcServer};
 
 /// Answers requests for Fibonacci numbers until Ctrl-C.
 #[derive(Parser)]
@@ -15,7 +15,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -24,11 +24,12 @@ async fn main() -> Result<()> {
 
     let server = RpcServer::new(&channel, requests).await?;
     println!(" [x] Awaiting RPC requests");
-    server.serve(answer).await
+    server.serve(answer).await?;
+    Ok(())
 }
 
 /// Declares the queue and says what to consume. Runs again after every loss of the connection.
-async fn requests(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn requests(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("rpc_queue")).await?;
 
     // One request at a time, so that several servers share the work fairly.

@@ -7,7 +7,7 @@ use amqprs::{
     channel::{BasicConsumeArguments, BasicPublishArguments, QueueDeclareArguments},
 };
 use anyhow::{Context, Result};
-use common::{Channel, ConnectionManager, Consumer, Delivery, Setup};
+use common::{Channel, ConnectionManager, Consumer, Delivery, SetupChannel};
 use testbed::{Broker, VirtualHost};
 use tokio::time::timeout;
 
@@ -42,7 +42,7 @@ impl PlainClient {
 
     /// The next reply to whatever request.
     pub async fn reply(&mut self) -> Result<Delivery> {
-        let reply = timeout(Duration::from_secs(20), self.replies.next()).await.context("no reply comes")??;
+        let reply = timeout(Duration::from_secs(20), self.replies.try_next()).await.context("no reply comes")??;
         reply.context("the replies have ended")
     }
 
@@ -66,7 +66,7 @@ impl PlainClient {
     }
 }
 
-async fn replies(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn replies(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
     Ok(BasicConsumeArguments::new(&queue.name, "").auto_ack(true).finish())
 }

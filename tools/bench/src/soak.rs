@@ -8,7 +8,7 @@ use amqprs::{
 };
 use anyhow::{Context, Result, ensure};
 use common::{
-    Channel, ConnectionManager, Message, Setup,
+    Channel, ConnectionManager, Message, SetupChannel,
     rpc::{RpcClient, RpcServer},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -83,14 +83,14 @@ fn unique(what: &str) -> String {
 /// A setup step that declares a queue which goes with its connection.
 fn declare(
     queue: String,
-) -> impl Fn(Setup) -> futures_util::future::BoxFuture<'static, common::Result<()>> + Send + Sync {
+) -> impl Fn(SetupChannel) -> futures_util::future::BoxFuture<'static, common::Result<()>> + Send + Sync {
     move |channel| {
         let arguments = QueueDeclareArguments::new(&queue).exclusive(true).finish();
         Box::pin(async move { channel.queue_declare(arguments).await.map(drop) })
     }
 }
 
-async fn subscribe(channel: Setup, (queue, prefetch): (String, u16)) -> common::Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel, (queue, prefetch): (String, u16)) -> common::Result<BasicConsumeArguments> {
     channel.queue_declare(QueueDeclareArguments::new(&queue).exclusive(true).finish()).await?;
     channel.basic_qos(BasicQosArguments::new(0, prefetch, false)).await?;
     Ok(BasicConsumeArguments::new(&queue, ""))
@@ -102,13 +102,13 @@ async fn messages(connections: &ConnectionManager, count: u64) -> Result<()> {
     let mut messages = channel.consume_with((queue.clone(), PREFETCH), subscribe).await?;
     let consuming: JoinHandle<Result<()>> = tokio::spawn(async move {
         for _ in 0..count {
-            messages.next().await?.context("consuming ended")?.ack().await?;
+            messages.try_next().await?.context("consuming ended")?.ack().await?;
         }
         Ok(())
     });
     let to = BasicPublishArguments::new("", &queue);
     // No faster than they are consumed, or the broker's memory would be measured: it shares the machine.
-    let publish = |_| channel.enqueue(to.clone(), BasicProperties::default(), vec![b'x'; 64]);
+    let publish = |_| channel.publish_with_deferred_confirm(to.clone(), BasicProperties::default(), vec![b'x'; 64]);
     stream::iter(0..count).then(publish).try_buffered(IN_FLIGHT).try_collect::<()>().await?;
     consuming.await?
 }
@@ -156,7 +156,8 @@ async fn channels(connections: &ConnectionManager, count: u16) -> Result<()> {
 
 async fn fill(channel: &Channel, queue: &str, count: u64) -> Result<()> {
     let to = BasicPublishArguments::new("", queue);
-    let publish = |_| channel.enqueue(to.clone(), BasicProperties::default(), vec![b'x'; 1 << 10]);
+    let publish =
+        |_| channel.publish_with_deferred_confirm(to.clone(), BasicProperties::default(), vec![b'x'; 1 << 10]);
     Ok(stream::iter(0..count).then(publish).try_buffered(IN_FLIGHT).try_collect::<()>().await?)
 }
 
@@ -166,7 +167,7 @@ async fn consume_slowly(channel: &Channel, queue: &str) -> Result<()> {
     let mut pace = interval(Duration::from_millis(10));
     for _ in 0..1_000 {
         pace.tick().await;
-        messages.next().await?.context("consuming ended")?.ack().await?;
+        messages.try_next().await?.context("consuming ended")?.ack().await?;
     }
     Ok(())
 }

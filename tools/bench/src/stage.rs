@@ -84,7 +84,8 @@ impl Stage {
     pub async fn fill(&self, count: u64) -> Result<()> {
         let count = if self.filled { count } else { 0 };
         let to = BasicPublishArguments::new("", &self.name);
-        let publish = |_| self.channel.enqueue(to.clone(), BasicProperties::default(), vec![b'x'; SMALL.0]);
+        let publish =
+            |_| self.channel.publish_with_deferred_confirm(to.clone(), BasicProperties::default(), vec![b'x'; SMALL.0]);
         stream::iter(0..count).then(publish).try_buffered(2_000).try_collect::<()>().await?;
         Ok(())
     }

@@ -192,7 +192,7 @@ async fn publish(
             ticks.tick().await;
             let (to, properties, body) = (to(number), properties.clone(), number.to_string());
             let outcome = match how {
-                How::Enqueue => channel.enqueue(to, properties, body).await.map(Some),
+                How::Enqueue => channel.publish_with_deferred_confirm(to, properties, body).await.map(Some),
                 How::AtLeastOnce => channel.publish_at_least_once(to, properties, body).await.map(|()| None),
             };
             match outcome {

@@ -124,7 +124,7 @@ impl Reader {
 
 async fn read(mut consumer: Consumer, settles: bool, seen: watch::Sender<Seen>, received: Arc<Mutex<Numbers>>) {
     let reason = loop {
-        match consumer.next().await {
+        match consumer.try_next().await {
             Ok(Some(delivery)) => {
                 let queue = if delivery.delivery_tag == 1 { consumer.queue() } else { String::new() };
                 if let Err(error) = take(delivery, settles, queue, &seen, &received).await {

@@ -4,15 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use amqprs::channel::BasicPublishArguments;
 use anyhow::{Context, Result, bail};
-use common::{Channel, Error, Setup, existing_queue};
+use common::{Channel, Error, SetupChannel, existing_queue};
 
-/// A user's [`Setup`], kept for making trouble on its channel.
+/// A user's [`SetupChannel`], kept for making trouble on its channel.
 #[derive(Clone, Default)]
-pub struct Stash(Arc<Mutex<Option<Setup>>>);
+pub struct Stash(Arc<Mutex<Option<SetupChannel>>>);
 
 impl Stash {
     /// Keeps the latest one.
-    pub fn keep(&self, setup: &Setup) {
+    pub fn keep(&self, setup: &SetupChannel) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup.clone());
     }
 
@@ -25,7 +25,7 @@ impl Stash {
     ///
     /// # Errors
     /// When there was none.
-    pub fn setup(&self) -> Result<Setup> {
+    pub fn setup(&self) -> Result<SetupChannel> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().context("no setup has run")
     }
 

@@ -7,7 +7,7 @@ use amqprs::{
     channel::{BasicPublishArguments, ExchangeDeclareArguments},
 };
 use clap::Parser;
-use common::{ConnectionManager, Result, cli};
+use common::{ConnectionManager, cli};
 
 /// Publishes a log message to the receivers whose binding key fits its routing key.
 #[derive(Parser)]
@@ -26,7 +26,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let (key, message) = (args.key, args.words.join(" "));
@@ -40,5 +40,6 @@ async fn main() -> Result<()> {
     channel.publish(to, BasicProperties::default(), message.as_str()).await?;
     println!(" [x] Sent {key}:{message}");
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

@@ -4,7 +4,7 @@
 
 use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBindArguments, QueueDeclareArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, escaped};
+use common::{ConnectionManager, Result, SetupChannel, cli, escaped};
 
 /// Prints the log messages that fit some binding keys until Ctrl-C.
 #[derive(Parser)]
@@ -19,7 +19,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -29,14 +29,14 @@ async fn main() -> Result<()> {
     let mut logs = channel.consume_with(args.binding_keys, subscribe).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
 
-    while let Some(log) = logs.next().await? {
+    while let Some(log) = logs.try_next().await? {
         println!(" [x] {}:{}", escaped(&log.routing_key), log.display());
     }
     Ok(())
 }
 
 /// Binds a fresh queue, once for each binding key. Runs again after every loss of the connection.
-async fn subscribe(channel: Setup, binding_keys: Vec<String>) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel, binding_keys: Vec<String>) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("topic_logs", "topic")).await?;
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
 

@@ -5,7 +5,7 @@
 
 use amqprs::{BasicProperties, DELIVERY_MODE_PERSISTENT, channel::BasicPublishArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, cli, quorum_queue};
+use common::{ConnectionManager, cli, quorum_queue};
 
 /// Sends a task to the workers; each dot is a second of work.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
     let message = args.words.join(" ");
@@ -38,5 +38,6 @@ async fn main() -> Result<()> {
     channel.publish(to, properties, message.as_str()).await?;
     println!(" [x] Sent {message}");
 
-    connections.close_all().await
+    connections.close_all().await?;
+    Ok(())
 }

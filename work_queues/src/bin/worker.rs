@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
 use clap::Parser;
-use common::{ConnectionManager, Result, Setup, cli, quorum_queue};
+use common::{ConnectionManager, Result, SetupChannel, cli, quorum_queue};
 
 /// Works on tasks until Ctrl-C: one second for each dot.
 #[derive(Parser)]
@@ -17,7 +17,7 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> cli::MainResult {
     let args: Args = cli::parse();
     args.broker.log_to_stderr();
 
@@ -27,7 +27,7 @@ async fn main() -> Result<()> {
     let mut tasks = channel.consume(subscribe).await?;
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
-    while let Some(task) = tasks.next().await? {
+    while let Some(task) = tasks.try_next().await? {
         println!(" [x] Received {}", task.display());
 
         let dots = task.text().matches('.').count() as u64;
@@ -41,7 +41,7 @@ async fn main() -> Result<()> {
 }
 
 /// Declares the queue and says what to consume. Runs again after every loss of the connection.
-async fn subscribe(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.queue_declare(quorum_queue("task_queue")).await?;
 
     // One task at a time: the next task goes to a free worker, not to the worker whose turn it is.

@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{ErrorBody, FROM, TYPE_CALL, bind_dead_letters, bound, describe};
 use crate::{
-    Channel, Error, Message, RemoteError, Result, Setup,
+    Channel, Error, Message, RemoteError, Result, SetupChannel,
     encoding::table::table,
     exclusive_queue,
     json::object,
@@ -135,7 +135,7 @@ fn first_death(reply: &Message) -> Option<String> {
     reply.properties.headers()?.get(&name).map(ToString::to_string)
 }
 
-async fn replies(channel: Setup) -> Result<BasicConsumeArguments> {
+async fn replies(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     let queue = channel.queue_declare(exclusive_queue()).await?.name;
     bind_dead_letters(&channel, &queue, &queue).await?;
     Ok(BasicConsumeArguments::new(&queue, "").auto_ack(true).finish())

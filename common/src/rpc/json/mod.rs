@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use client::{CallOptions, JsonRpcClient};
 pub use server::{FunctionOptions, JsonRpcServer};
 
-use crate::{Error, RemoteError, Result, Setup, encoding::table::table};
+use crate::{Error, RemoteError, Result, SetupChannel, encoding::table::table};
 
 /// Brings dead calls back.
 const DEAD_LETTERS: &str = "rpc.dlx";
@@ -56,7 +56,7 @@ fn describe(properties: &mut BasicProperties, message_type: &str) {
 }
 
 /// Binds a queue for the dead calls from there.
-async fn bind_dead_letters(channel: &Setup, queue: &str, from: &str) -> Result<()> {
+async fn bind_dead_letters(channel: &SetupChannel, queue: &str, from: &str) -> Result<()> {
     let exchange = ExchangeDeclareArguments::of_type(DEAD_LETTERS, ExchangeType::Headers).auto_delete(true).finish();
     channel.exchange_declare(exchange).await?;
     let calls = table([(FROM, from), ("x-match", "any")])?;

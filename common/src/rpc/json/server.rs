@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{DEAD_LETTERS, ErrorBody, NOBODY, bind_dead_letters, bound, describe};
 use crate::{
-    Channel, Error, Message, RemoteError, Result, Setup, classic_queue,
+    Channel, Error, Message, RemoteError, Result, SetupChannel, classic_queue,
     json::to_json,
     rpc::{RpcServer, TYPE_ERROR, TYPE_RESULT},
 };
@@ -217,7 +217,7 @@ fn encode(outcome: Result<Vec<u8>, RemoteError>, mode: Option<u8>, reply: &mut B
     outcome.unwrap_or_else(|error| serde_json::to_vec(&ErrorBody { error }).unwrap_or_default())
 }
 
-async fn calls(channel: Setup, queue: String, options: FunctionOptions) -> Result<BasicConsumeArguments> {
+async fn calls(channel: SetupChannel, queue: String, options: FunctionOptions) -> Result<BasicConsumeArguments> {
     let declare = classic_queue(&queue)
         .durable(options.durable)
         .auto_delete(options.auto_delete)

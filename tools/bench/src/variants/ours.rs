@@ -12,7 +12,7 @@ use amqprs::{
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use common::{
-    Channel, Confirm, ConnectionManager, Consumer, Message, Setup,
+    Channel, Confirm, ConnectionManager, Consumer, Message, SetupChannel,
     rpc::{RpcClient, RpcServer},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -62,7 +62,7 @@ pub async fn prepare(work: &Work, url: &str, name: &str) -> Result<Box<dyn Ready
 }
 
 /// Of a queue that is there: with this prefetch.
-async fn subscribe(channel: Setup, (queue, prefetch): (String, u16)) -> common::Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel, (queue, prefetch): (String, u16)) -> common::Result<BasicConsumeArguments> {
     channel.basic_qos(BasicQosArguments::new(0, prefetch, false)).await?;
     Ok(BasicConsumeArguments::new(&queue, ""))
 }
@@ -74,10 +74,10 @@ struct Publisher {
 }
 
 impl Publisher {
-    async fn enqueue(&self, number: u64) -> common::Result<Confirm> {
+    async fn publish_with_deferred_confirm(&self, number: u64) -> common::Result<Confirm> {
         let channel = &self.channels[number as usize % self.channels.len()];
         let (to, body) = (self.to.clone(), self.publishing.body.clone());
-        channel.enqueue(to, BasicProperties::default(), body).await
+        channel.publish_with_deferred_confirm(to, BasicProperties::default(), body).await
     }
 }
 
@@ -87,7 +87,7 @@ impl Ready for Publisher {
         let begun = Instant::now();
         let mut unconfirmed = VecDeque::new();
         for number in 0..count {
-            unconfirmed.push_back(self.enqueue(number).await?);
+            unconfirmed.push_back(self.publish_with_deferred_confirm(number).await?);
             if unconfirmed.len() == self.publishing.window
                 && let Some(oldest) = unconfirmed.pop_front()
             {
@@ -112,7 +112,7 @@ impl Ready for Consuming {
         let mut messages = self.channel.consume_with(self.subscription.clone(), subscribe).await?;
         let mut begun = None;
         for _ in 0..count {
-            let message = messages.next().await?.context("consuming ended")?;
+            let message = messages.try_next().await?.context("consuming ended")?;
             let _ = begun.get_or_insert_with(Instant::now);
             ensure!(message.body.len() == SMALL.0, "a foreign message");
             message.ack().await?;
@@ -189,7 +189,7 @@ impl Ready for Recovering {
             let publish = self.channel.publish_at_least_once(to, BasicProperties::default(), mark.as_str());
             let receive = async {
                 loop {
-                    let message = self.messages.next().await?.context("consuming ended")?;
+                    let message = self.messages.try_next().await?.context("consuming ended")?;
                     let found = message.text() == mark;
                     message.ack().await?;
                     if found {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
-use common::{Channel, Consumer, Delivery, Setup};
+use common::{Channel, Consumer, Delivery, SetupChannel};
 use fastrand::Rng;
 use tokio::{
     sync::watch,
@@ -53,7 +53,7 @@ impl Worker {
     async fn work(&mut self, consumer: &mut Consumer) {
         for _ in 0..self.rng.u32(500..5_000) {
             let moment = Duration::from_millis(self.rng.u64(1..50));
-            match timeout(moment, consumer.next()).await {
+            match timeout(moment, consumer.try_next()).await {
                 // Dropped while it waited.
                 Err(_) => {}
                 Ok(Ok(Some(delivery))) => self.take(delivery).await,
@@ -88,7 +88,7 @@ impl Worker {
     }
 }
 
-async fn subscribe(channel: Setup, (queue, stash): (WorkQueue, Stash)) -> common::Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel, (queue, stash): (WorkQueue, Stash)) -> common::Result<BasicConsumeArguments> {
     stash.keep(&channel);
     channel.basic_qos(BasicQosArguments::new(0, 50, false)).await?;
     channel.queue_declare(queue.declaration()).await?;

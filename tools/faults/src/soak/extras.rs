@@ -10,7 +10,7 @@ use amqprs::{
     },
 };
 use anyhow::{Context, Result};
-use common::{Channel, Error, Setup};
+use common::{Channel, Error, SetupChannel};
 use tokio::time::sleep;
 
 use super::VOLATILE;
@@ -59,12 +59,12 @@ impl Extras {
     }
 }
 
-async fn on_volatile(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn on_volatile(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     channel.queue_declare(QueueDeclareArguments::durable_client_named(VOLATILE)).await?;
     Ok(BasicConsumeArguments::new(VOLATILE, ""))
 }
 
-async fn on_exclusive(channel: Setup) -> common::Result<BasicConsumeArguments> {
+async fn on_exclusive(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("colours", "direct")).await?;
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
     for key in KEYS {

@@ -86,7 +86,7 @@ impl Producer {
         let mut confirms = Vec::new();
         for _ in 0..self.rng.u32(10..100) {
             let (number, to, body) = self.message(Destination::Work);
-            match self.channel.enqueue(to, persistent(), body).await {
+            match self.channel.publish_with_deferred_confirm(to, persistent(), body).await {
                 Ok(_) if self.rng.u32(0..50) == 0 => count(&self.accounts.figures.dropped),
                 Ok(confirm) => confirms.push((number, confirm)),
                 Err(error) => self.accounts.published(self.index, number, Destination::Work, &Err(error)),
@@ -148,7 +148,7 @@ impl Producer {
             Err(error) => return self.accounts.failed(&error),
         };
         let (number, to, body) = self.message(Destination::Work);
-        match channel.enqueue(to, persistent(), body).await {
+        match channel.publish_with_deferred_confirm(to, persistent(), body).await {
             Ok(confirm) => {
                 let closed = channel.close().await;
                 self.accounts.published(self.index, number, Destination::Work, &confirm.await);

@@ -8,7 +8,7 @@ use std::{
 use amqprs::channel::{BasicConsumeArguments, BasicPublishArguments, QueueDeclareArguments};
 use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
-use common::{Channel, ConnectionManager, Error, Setup};
+use common::{Channel, ConnectionManager, Error, SetupChannel};
 use tokio::time::sleep;
 
 use super::{User, delete_queue};
@@ -56,7 +56,7 @@ impl<'a> Closing<'a> {
     }
 }
 
-async fn subscribe(channel: Setup, stash: Stash) -> common::Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel, stash: Stash) -> common::Result<BasicConsumeArguments> {
     stash.keep(&channel);
     channel.queue_declare(QueueDeclareArguments::durable_client_named("q")).await?;
     Ok(BasicConsumeArguments::new("q", ""))

@@ -8,7 +8,7 @@ use std::{
 use amqprs::channel::{BasicConsumeArguments, BasicPublishArguments, BasicQosArguments};
 use anyhow::Result;
 use async_trait::async_trait;
-use common::{ConnectionManager, Setup, quorum_queue};
+use common::{ConnectionManager, SetupChannel, quorum_queue};
 
 use super::{Line, User, delete_queue};
 use crate::{
@@ -42,7 +42,7 @@ impl<'a> Consumer<'a> {
     }
 }
 
-async fn subscribe(channel: Setup, stash: Stash) -> common::Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel, stash: Stash) -> common::Result<BasicConsumeArguments> {
     stash.keep(&channel);
     channel.basic_qos(BasicQosArguments::new(0, 10, false)).await?;
     channel.queue_declare(quorum_queue("q")).await?;

@@ -11,7 +11,7 @@ use amqprs::channel::{
 };
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
-use common::{ConnectionManager, Error, Setup};
+use common::{ConnectionManager, Error, SetupChannel};
 
 use super::{Line, User};
 use crate::{
@@ -50,7 +50,7 @@ impl<'a> Exclusive<'a> {
     }
 }
 
-async fn subscribe(channel: Setup, stash: Stash) -> common::Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel, stash: Stash) -> common::Result<BasicConsumeArguments> {
     stash.keep(&channel);
     channel.exchange_declare(ExchangeDeclareArguments::new("colours", "direct")).await?;
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;

@@ -8,7 +8,7 @@ use std::{
 use amqprs::channel::{BasicConsumeArguments, BasicPublishArguments};
 use anyhow::Result;
 use async_trait::async_trait;
-use common::{Channel, ConnectionManager, Setup, quorum_queue};
+use common::{Channel, ConnectionManager, SetupChannel, quorum_queue};
 use tokio::sync::watch;
 
 use super::{Line, User, delete_queue};
@@ -39,7 +39,9 @@ impl<'a> Publisher<'a> {
     pub async fn start(seat: Arc<Seat<'a>>) -> Result<Self> {
         let (line, spared) = (Line::new(&seat)?, seat.spared()?);
         let channel = line.connections.channel("publisher").await?;
-        channel.setup(|channel: Setup| async move { channel.queue_declare(quorum_queue("q")).await.map(drop) }).await?;
+        channel
+            .setup(|channel: SetupChannel| async move { channel.queue_declare(quorum_queue("q")).await.map(drop) })
+            .await?;
         let (asking, asked) = watch::channel(0);
         // This one declares nothing: a deleted queue has to stay away.
         let subscribe = move |_| {

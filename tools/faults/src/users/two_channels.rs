@@ -14,7 +14,7 @@ use amqprs::{
 };
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
-use common::{Channel, ConnectionManager, Error, Setup};
+use common::{Channel, ConnectionManager, Error, SetupChannel};
 use tokio::{sync::watch, time::sleep};
 
 use super::{Line, User, delete_queue};
@@ -85,13 +85,13 @@ impl<'a> TwoChannels<'a> {
     }
 }
 
-async fn subscribe(channel: Setup, stash: Stash) -> common::Result<BasicConsumeArguments> {
+async fn subscribe(channel: SetupChannel, stash: Stash) -> common::Result<BasicConsumeArguments> {
     stash.keep(&channel);
     channel.queue_declare(QueueDeclareArguments::durable_client_named("q")).await?;
     Ok(BasicConsumeArguments::new("q", ""))
 }
 
-async fn subscribe_or_fail(channel: Setup, trouble: Trouble) -> common::Result<BasicConsumeArguments> {
+async fn subscribe_or_fail(channel: SetupChannel, trouble: Trouble) -> common::Result<BasicConsumeArguments> {
     trouble.stash.keep(&channel);
     trouble.attempts.send_modify(|attempts| *attempts += 1);
     if trouble.on.load(Ordering::Relaxed) {

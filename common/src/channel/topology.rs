@@ -1,0 +1,96 @@
+//! Queues, exchanges and bindings that are declared once, on the channel's current session.
+
+use amqprs::channel::{
+    ExchangeBindArguments, ExchangeDeclareArguments, ExchangeDeleteArguments, ExchangeUnbindArguments,
+    QueueBindArguments, QueueDeleteArguments, QueuePurgeArguments, QueueUnbindArguments,
+};
+
+use crate::{
+    Channel, QueueDeclaration, Result,
+    session::setup_channel::{QueueDeclared, SetupChannel},
+};
+
+/// Each of these runs once, now. What has to be there after every loss, declare in a [`setup`](Channel::setup). The errors are
+/// those of the methods of the same names of [`SetupChannel`].
+impl Channel {
+    /// Declares a queue, as [`SetupChannel::queue_declare`] does.
+    ///
+    /// # Errors
+    /// Those of [`SetupChannel::queue_declare`].
+    pub async fn queue_declare(&self, queue: impl Into<QueueDeclaration>) -> Result<QueueDeclared> {
+        self.once(queue.into(), |channel, queue| async move { channel.queue_declare(queue).await }).await
+    }
+
+    /// Binds a queue to an exchange.
+    ///
+    /// # Errors
+    /// Those of [`SetupChannel::queue_bind`].
+    pub async fn queue_bind(&self, arguments: QueueBindArguments) -> Result<()> {
+        self.once(arguments, |channel, arguments| async move { channel.queue_bind(arguments).await }).await
+    }
+
+    /// Undoes a [`queue_bind`](Self::queue_bind) with the same arguments.
+    ///
+    /// # Errors
+    /// Those of [`SetupChannel::queue_unbind`].
+    pub async fn queue_unbind(&self, arguments: QueueUnbindArguments) -> Result<()> {
+        self.once(arguments, |channel, arguments| async move { channel.queue_unbind(arguments).await }).await
+    }
+
+    /// Empties a queue, and tells how many messages were thrown away.
+    ///
+    /// # Errors
+    /// Those of [`SetupChannel::queue_purge`].
+    pub async fn queue_purge(&self, arguments: QueuePurgeArguments) -> Result<u32> {
+        self.once(arguments, |channel, arguments| async move { channel.queue_purge(arguments).await }).await
+    }
+
+    /// Deletes a queue, and tells how many messages went with it.
+    ///
+    /// # Errors
+    /// Those of [`SetupChannel::queue_delete`].
+    pub async fn queue_delete(&self, arguments: QueueDeleteArguments) -> Result<u32> {
+        self.once(arguments, |channel, arguments| async move { channel.queue_delete(arguments).await }).await
+    }
+
+    /// Declares an exchange.
+    ///
+    /// # Errors
+    /// Those of [`SetupChannel::exchange_declare`].
+    pub async fn exchange_declare(&self, arguments: ExchangeDeclareArguments) -> Result<()> {
+        self.once(arguments, |channel, arguments| async move { channel.exchange_declare(arguments).await }).await
+    }
+
+    /// Deletes an exchange.
+    ///
+    /// # Errors
+    /// Those of [`SetupChannel::exchange_delete`].
+    pub async fn exchange_delete(&self, arguments: ExchangeDeleteArguments) -> Result<()> {
+        self.once(arguments, |channel, arguments| async move { channel.exchange_delete(arguments).await }).await
+    }
+
+    /// Binds an exchange to another one, from which it then receives.
+    ///
+    /// # Errors
+    /// Those of [`SetupChannel::exchange_bind`].
+    pub async fn exchange_bind(&self, arguments: ExchangeBindArguments) -> Result<()> {
+        self.once(arguments, |channel, arguments| async move { channel.exchange_bind(arguments).await }).await
+    }
+
+    /// Undoes an [`exchange_bind`](Self::exchange_bind) with the same arguments.
+    ///
+    /// # Errors
+    /// Those of [`SetupChannel::exchange_unbind`].
+    pub async fn exchange_unbind(&self, arguments: ExchangeUnbindArguments) -> Result<()> {
+        self.once(arguments, |channel, arguments| async move { channel.exchange_unbind(arguments).await }).await
+    }
+
+    /// On the current session; on the next one, if that ended before.
+    async fn once<A, T, Fut>(&self, arguments: A, call: impl Fn(SetupChannel, A) -> Fut) -> Result<T>
+    where
+        A: Clone,
+        Fut: Future<Output = Result<T>>,
+    {
+        self.on_session(|session| call(SetupChannel::new(session), arguments.clone())).await
+    }
+}
