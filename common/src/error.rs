@@ -255,7 +255,7 @@ impl Error {
 
     /// The broker closed the connection over something that a program asked for on it (AMQP 0-9-1, section 1.2
     /// "Constants": the "hard" errors, except 320, an operator's wish).
-    pub(crate) fn is_refusal(&self) -> bool {
+    pub(crate) fn is_connection_exception(&self) -> bool {
         matches!(self, Self::Lost { code: Some(500..), .. })
     }
 }

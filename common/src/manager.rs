@@ -136,16 +136,16 @@ impl ConnectionManager {
         self.handle.connect().await?;
         let wait = async {
             loop {
-                let link = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
-                let (mut owners, mut ready) = (core.owners.0.subscribe(), link.health.ready.0.subscribe());
-                while !link.health.loss.is_lost() {
+                let connection = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
+                let (mut owners, mut ready) = (core.owners.0.subscribe(), connection.state.ready.0.subscribe());
+                while !connection.state.closed.is_lost() {
                     if *ready.borrow_and_update() >= *owners.borrow_and_update() {
                         return Ok(());
                     }
                     tokio::select! {
                         _ = owners.changed() => {}
                         _ = ready.changed() => {}
-                        _ = link.health.loss.wait() => {}
+                        _ = connection.state.closed.wait() => {}
                         () = core.closing.cancelled() => return Err(Error::Shutdown("connection manager")),
                     }
                 }

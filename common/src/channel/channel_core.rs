@@ -165,10 +165,10 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
         reopen.recovered();
         let since = Instant::now();
         channel.state.send_replace(ChannelState::Open(session.clone()));
-        let _ready = session.health.ready.one_more();
+        let _ready = session.connection.ready.one_more();
         if let Some(reason) = serve(&channel, &session, &mut steps, &mut new_steps).await {
             channel.state.send_replace(ChannelState::Opening(Some(reason.clone())));
-            let refusal = session.pending_confirms.refusal();
+            let refusal = session.state.pending_confirms.refusal();
             drop(session);
             if let Some(refusal) = refusal {
                 reopen.refused(&reason, refusal.was_told, since.elapsed()).await;
@@ -176,8 +176,8 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
             continue;
         }
         // Closing: what was published is confirmed first.
-        let _ = timeout(channel.core.options.operation_timeout, session.pending_confirms.drained()).await;
-        let unconfirmed = session.pending_confirms.waiting();
+        let _ = timeout(channel.core.options.operation_timeout, session.state.pending_confirms.drained()).await;
+        let unconfirmed = session.state.pending_confirms.waiting();
         session.close().await;
         channel.state.send_replace(ChannelState::Closed(unconfirmed));
         return;

@@ -178,8 +178,8 @@ impl Channel {
     pub(crate) async fn extra_session(&self) -> Result<Arc<Session>> {
         let core = &self.core.core;
         let open = async {
-            let link = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
-            Session::open(&link, false, core.options.operation_timeout).await
+            let connection = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
+            Session::open(&connection, false, core.options.operation_timeout).await
         };
         timeout_at(core.deadline(), open).await.unwrap_or_else(|_| Err(core.timed_out("cannot open a channel")))
     }

@@ -25,8 +25,8 @@ use crate::{
     options::{Host, Mechanism},
 };
 
-/// Dials each host in turn until one answers, each within the deadline of the options.
-pub(crate) async fn dial(options: &ConnectOptions) -> Result<Connection> {
+/// Tries each host in turn until one answers, each within the deadline of the options.
+pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection> {
     options.check_password()?;
     let tls = client_config(options).await?;
     let mut failure = Error::Invalid("there is no host to connect to".into());

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     ConnectOptions, Error, Result,
-    connection::supervisor::{ConnectionState, Core, Request, supervise},
+    connection::supervisor::{ConnectionStatus, Core, Request, supervise},
     encoding::nesting::{STACK, stack_size},
 };
 
@@ -51,7 +51,7 @@ impl ConnectionHandle {
         if core.closing.is_cancelled() {
             return Err(Error::Shutdown("connection manager"));
         }
-        if matches!(*core.link.borrow(), ConnectionState::Up(_)) {
+        if matches!(*core.connection.borrow(), ConnectionStatus::Up(_)) {
             return Ok(());
         }
         self.start_supervisor()?;

@@ -1,4 +1,4 @@
-//! The task that owns the connection: dials, watches, dials again, closes.
+//! The task that owns the connection: connects, watches, connects again, closes.
 
 use std::{
     future::Future,
@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// What the tasks share.
 pub(crate) struct Core {
     pub options: ConnectOptions,
-    pub link: watch::Sender<ConnectionState>,
+    pub connection: watch::Sender<ConnectionStatus>,
     pub events: watch::Sender<Option<Event>>,
     /// Those who work on deliveries take no more, and settle what is done.
     pub stop_receiving: CancellationToken,
@@ -49,7 +49,7 @@ pub(crate) struct Core {
 }
 
 #[derive(Clone)]
-pub(crate) enum ConnectionState {
+pub(crate) enum ConnectionStatus {
     Up(Arc<LiveConnection>),
     /// Not there (yet, or any more), with the last error.
     Down(Option<Error>),
@@ -62,7 +62,7 @@ impl Core {
     pub fn new(options: ConnectOptions) -> Self {
         Self {
             options,
-            link: watch::Sender::new(ConnectionState::Down(None)),
+            connection: watch::Sender::new(ConnectionStatus::Down(None)),
             events: watch::Sender::new(None),
             stop_receiving: CancellationToken::new(),
             closing: CancellationToken::new(),
@@ -83,24 +83,24 @@ impl Core {
 
     /// Waits for a living connection; `None` when everything has to end.
     pub async fn live_connection(&self) -> Option<Arc<LiveConnection>> {
-        let mut state = self.link.subscribe();
+        let mut status = self.connection.subscribe();
         loop {
-            if let ConnectionState::Up(link) = &*state.borrow_and_update()
-                && !link.health.loss.is_lost()
+            if let ConnectionStatus::Up(connection) = &*status.borrow_and_update()
+                && !connection.state.closed.is_lost()
             {
-                return Some(link.clone());
+                return Some(connection.clone());
             }
             tokio::select! {
                 () = self.closing.cancelled() => return None,
-                changed = state.changed() => changed.ok()?,
+                changed = status.changed() => changed.ok()?,
             }
         }
     }
 
     /// The operation timeout is over; says why nothing happened.
     pub fn timed_out(&self, doing: &str) -> Error {
-        let reason = match &*self.link.borrow() {
-            ConnectionState::Down(Some(error)) => error.to_string(),
+        let reason = match &*self.connection.borrow() {
+            ConnectionStatus::Down(Some(error)) => error.to_string(),
             _ => String::new(),
         };
         Error::Timeout { doing: doing.into(), after: self.options.operation_timeout, reason }
@@ -111,33 +111,35 @@ impl Core {
     }
 }
 
-/// Owns the connection: dials when first asked, and again after every loss, until the end.
+/// Owns the connection: connects when first asked, and again after every loss, until the end.
 pub(crate) async fn supervise(core: Arc<Core>, requests: mpsc::UnboundedReceiver<Request>) {
     keep_connected(&core, requests).await;
-    core.link.send_replace(ConnectionState::Down(Some(Error::Shutdown("connection manager"))));
+    core.connection.send_replace(ConnectionStatus::Down(Some(Error::Shutdown("connection manager"))));
     core.events.send_replace(Some(Event::Closed));
 }
 
 async fn keep_connected(core: &Core, mut requests: mpsc::UnboundedReceiver<Request>) {
-    let Some(mut link) = first_connection(core, &mut requests).await else { return };
+    let Some(mut connection) = first_connection(core, &mut requests).await else { return };
     let address = core.options.address();
     tracing::debug!("connected to RabbitMQ at {address}");
     core.events.send_replace(Some(Event::Connected));
     let mut attempts = Attempts::new(&core.options);
     loop {
         let since = Instant::now();
-        core.link.send_replace(ConnectionState::Up(link.clone()));
-        let Some(reason) = watch_over(core, &link, &mut requests).await else { return close(core, link).await };
-        core.link.send_replace(ConnectionState::Down(Some(reason.clone())));
-        drop(link);
+        core.connection.send_replace(ConnectionStatus::Up(connection.clone()));
+        let Some(reason) = watch_over(core, &connection, &mut requests).await else {
+            return close(core, connection).await;
+        };
+        core.connection.send_replace(ConnectionStatus::Down(Some(reason.clone())));
+        drop(connection);
         tracing::warn!("{reason}; connecting again to {address}");
         core.events.send_replace(Some(Event::Lost(reason)));
         // One that broke at once proves nothing: the pauses go on growing.
         if since.elapsed() > PROVED {
             attempts = Attempts::new(&core.options);
         }
-        link = match next_connection(core, &mut attempts).await {
-            Some(link) => link,
+        connection = match next_connection(core, &mut attempts).await {
+            Some(connection) => connection,
             None => return,
         };
         tracing::info!("connected again to RabbitMQ at {address}");
@@ -179,7 +181,7 @@ impl Attempts {
     }
 }
 
-/// Dials until it succeeds. `None` when everything has to end.
+/// Tries until it succeeds. `None` when everything has to end.
 async fn next_connection(core: &Core, attempts: &mut Attempts) -> Option<Arc<LiveConnection>> {
     let mut last = None;
     loop {
@@ -187,15 +189,15 @@ async fn next_connection(core: &Core, attempts: &mut Attempts) -> Option<Arc<Liv
             () = sleep(attempts.pause(last.as_ref())) => {}
             () = core.stop.cancelled() => return None,
         }
-        let dialled = tokio::select! {
-            dialled = LiveConnection::dial(&core.options) => dialled,
+        let outcome = tokio::select! {
+            outcome = LiveConnection::connect(&core.options) => outcome,
             () = core.stop.cancelled() => return None,
         };
-        match dialled {
-            Ok(link) => return Some(Arc::new(link)),
+        match outcome {
+            Ok(connection) => return Some(Arc::new(connection)),
             Err(error) => {
                 attempts.failed(&error);
-                core.link.send_replace(ConnectionState::Down(Some(error.clone())));
+                core.connection.send_replace(ConnectionStatus::Down(Some(error.clone())));
                 last = Some(error);
             }
         }
@@ -209,30 +211,30 @@ async fn first_connection(core: &Core, requests: &mut mpsc::UnboundedReceiver<Re
             request = requests.recv() => vec![request?],
             () = core.stop.cancelled() => return None,
         };
-        let dialled = tokio::select! {
-            dialled = LiveConnection::dial(&core.options) => dialled.map(Arc::new),
+        let outcome = tokio::select! {
+            outcome = LiveConnection::connect(&core.options) => outcome.map(Arc::new),
             () = core.stop.cancelled() => return None,
         };
-        let dialled = match dialled {
+        let outcome = match outcome {
             Err(error) if !core.options.fail_fast => {
                 let mut attempts = Attempts::new(&core.options);
                 attempts.failed(&error);
-                core.link.send_replace(ConnectionState::Down(Some(error)));
+                core.connection.send_replace(ConnectionStatus::Down(Some(error)));
                 Ok(next_connection(core, &mut attempts).await?)
             }
-            dialled => dialled,
+            outcome => outcome,
         };
         while let Ok(request) = requests.try_recv() {
             waiting.push(request);
         }
-        if let Ok(link) = &dialled {
-            core.link.send_replace(ConnectionState::Up(link.clone()));
+        if let Ok(connection) = &outcome {
+            core.connection.send_replace(ConnectionStatus::Up(connection.clone()));
         }
         for request in waiting {
-            let _ = request.send(dialled.as_ref().map(drop).map_err(Clone::clone));
+            let _ = request.send(outcome.as_ref().map(drop).map_err(Clone::clone));
         }
-        if let Ok(link) = dialled {
-            return Some(link);
+        if let Ok(connection) = outcome {
+            return Some(connection);
         }
     }
 }
@@ -240,13 +242,13 @@ async fn first_connection(core: &Core, requests: &mut mpsc::UnboundedReceiver<Re
 /// Until the connection is lost: the reason. `None` when everything has to end.
 async fn watch_over(
     core: &Core,
-    link: &LiveConnection,
+    connection: &LiveConnection,
     requests: &mut mpsc::UnboundedReceiver<Request>,
 ) -> Option<Error> {
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return None,
-            reason = link.health.loss.wait() => return Some(reason),
+            reason = connection.state.closed.wait() => return Some(reason),
             request = requests.recv() => {
                 let _ = request?.send(Ok(()));
             }
@@ -254,15 +256,15 @@ async fn watch_over(
     }
 }
 
-async fn close(core: &Core, link: Arc<LiveConnection>) {
-    link.health.closing.cancel();
-    if let Some(connection) = link.connection() {
+async fn close(core: &Core, connection: Arc<LiveConnection>) {
+    connection.state.closing.cancel();
+    if let Some(raw) = connection.raw() {
         // In a task of its own: dropping the call half-way would kill amqprs's reader.
-        let closing = tokio::spawn(connection.close());
+        let closing = tokio::spawn(raw.close());
         let deadline = Instant::now() + core.options.operation_timeout;
         let _ = timeout_at(deadline, closing).await;
         // The broker has answered; the socket and its tasks end now.
-        let _ = timeout_at(deadline, link.health.loss.wait()).await;
+        let _ = timeout_at(deadline, connection.state.closed.wait()).await;
     }
 }
 

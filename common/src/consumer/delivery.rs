@@ -152,8 +152,8 @@ pub(crate) struct Receipt {
     pub delivery_tag: u64,
 }
 
-/// How a delivery is settled.
-pub(crate) enum Settle {
+/// The method that settles a delivery.
+pub(crate) enum SettleMethod {
     Ack { multiple: bool },
     Nack { requeue: bool },
     Reject { requeue: bool },
@@ -174,7 +174,7 @@ impl Delivery {
     /// [`Error::Invalid`] with automatic acknowledgement, or when an `ack_multiple` has settled it already;
     /// [`Error::Timeout`] when the broker reads nothing for the operation timeout: the message stays unacknowledged.
     pub fn ack(self) -> impl Future<Output = Result<Settlement>> + Send {
-        self.receipt.settle(Settle::Ack { multiple: false })
+        self.receipt.settle(SettleMethod::Ack { multiple: false })
     }
 
     /// Settles this delivery and all earlier ones of its consumer that are not settled yet.
@@ -182,7 +182,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn ack_multiple(self) -> impl Future<Output = Result<Settlement>> + Send {
-        self.receipt.settle(Settle::Ack { multiple: true })
+        self.receipt.settle(SettleMethod::Ack { multiple: true })
     }
 
     /// Not done: back to the queue with `requeue`, else dropped or dead-lettered.
@@ -190,7 +190,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn nack(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
-        self.receipt.settle(Settle::Nack { requeue })
+        self.receipt.settle(SettleMethod::Nack { requeue })
     }
 
     /// Refused: back to the queue with `requeue`, else dropped or dead-lettered. On a quorum queue of RabbitMQ 4.3 a
@@ -200,7 +200,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn reject(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
-        self.receipt.settle(Settle::Reject { requeue })
+        self.receipt.settle(SettleMethod::Reject { requeue })
     }
 
     /// Back to its queue, if it is still ours.
@@ -270,14 +270,14 @@ impl Receipt {
         self.session = None;
     }
 
-    pub async fn settle(mut self, how: Settle) -> Result<Settlement> {
+    pub async fn settle(mut self, how: SettleMethod) -> Result<Settlement> {
         let tag = self.delivery_tag;
         let Some(session) = self.session.clone() else {
             return Err(Error::Invalid("with automatic acknowledgement there is nothing to settle".into()));
         };
         // Deciding and sending is one step: a tag below one settled with `multiple` would close the channel (406).
         let deadline = session.deadline();
-        let Some(mut settled) = by(deadline, session.turn()).await else { return Err(self.stuck(&session)) };
+        let Some(mut settled) = by(deadline, session.in_order()).await else { return Err(self.stuck(&session)) };
         if session.is_lost() {
             self.session = None;
             tracing::info!("delivery {tag} is settled too late: its channel is gone, RabbitMQ delivers it again");
@@ -293,7 +293,7 @@ impl Receipt {
             session.failed(error).await;
             return Ok(Settlement::TooLate);
         }
-        if matches!(how, Settle::Ack { multiple: true }) {
+        if matches!(how, SettleMethod::Ack { multiple: true }) {
             settled.up_to = tag;
         }
         settled.any = true;
@@ -308,11 +308,11 @@ impl Receipt {
     }
 }
 
-async fn send(raw: &RawChannel, tag: u64, how: &Settle) -> Result<(), amqprs::error::Error> {
+async fn send(raw: &RawChannel, tag: u64, how: &SettleMethod) -> Result<(), amqprs::error::Error> {
     match *how {
-        Settle::Ack { multiple } => raw.basic_ack(BasicAckArguments::new(tag, multiple)).await,
-        Settle::Nack { requeue } => raw.basic_nack(BasicNackArguments::new(tag, false, requeue)).await,
-        Settle::Reject { requeue } => raw.basic_reject(BasicRejectArguments::new(tag, requeue)).await,
+        SettleMethod::Ack { multiple } => raw.basic_ack(BasicAckArguments::new(tag, multiple)).await,
+        SettleMethod::Nack { requeue } => raw.basic_nack(BasicNackArguments::new(tag, false, requeue)).await,
+        SettleMethod::Reject { requeue } => raw.basic_reject(BasicRejectArguments::new(tag, requeue)).await,
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Result,
-    connection::supervisor::{ConnectionState, Core},
+    connection::supervisor::{ConnectionStatus, Core},
     consumer::{
         buffer::{DeliveryBuffer, Subscription},
         poison::PoisonDetector,
@@ -33,7 +33,7 @@ use crate::{
 const USUAL_PREFETCH: u16 = 100;
 
 /// A consumer that lived this long has recovered: its next trouble starts with short pauses again.
-const SETTLED: Duration = Duration::from_secs(5);
+const PROVED: Duration = Duration::from_secs(5);
 
 /// How long a probe waits for a message that is in the queue. Another consumer may have been faster.
 const PROBE: Duration = Duration::from_secs(2);
@@ -82,13 +82,13 @@ impl Subscriber {
         let mut left = None;
         self.keep_consuming(Some(first), &mut left).await;
         // What is left of a session that failed. A dropped stream tidies up after its last one.
-        let link = self.core.link.borrow().clone();
+        let status = self.core.connection.borrow().clone();
         if !self.core.closing.is_cancelled()
-            && let (Some((health, queues)), ConnectionState::Up(link)) = (left, link)
+            && let (Some((of, queues)), ConnectionStatus::Up(connection)) = (left, status)
             && !queues.is_empty()
-            && let Ok(session) = Session::open(&link, false, self.core.options.operation_timeout).await
+            && let Ok(session) = Session::open(&connection, false, self.core.options.operation_timeout).await
         {
-            own_queues::delete(&session, (health, queues)).await;
+            own_queues::delete(&session, (of, queues)).await;
             session.close().await;
         }
     }
@@ -119,7 +119,7 @@ impl Subscriber {
                         let _ = caller.send(Ok(()));
                     }
                     reopen.ready();
-                    let _ready = session.health.ready.one_more();
+                    let _ready = session.connection.ready.one_more();
                     tokio::select! {
                         error = self.consume_on(&session, request, is_probe) => error,
                         () = self.stop.cancelled() => {
@@ -147,11 +147,11 @@ impl Subscriber {
                 let _ = caller.send(Err(error));
                 return;
             }
-            if since.elapsed() > SETTLED {
+            if since.elapsed() > PROVED {
                 reopen.recovered();
             }
-            // Whoever has the turn is settling one.
-            let settled = session.turn.try_lock().map_or(true, |settled| settled.any);
+            // Whoever holds it is settling one.
+            let settled = session.state.settled.try_lock().map_or(true, |settled| settled.any);
             if let Some(error) = poison.weigh(since, settled, &error) {
                 match first.take() {
                     Some(caller) => drop(caller.send(Err(error))),
@@ -160,7 +160,7 @@ impl Subscriber {
                 return;
             }
             // The connection's return comes with a pause of its own.
-            if !(error.is_loss() && session.health.loss.is_lost()) {
+            if !(error.is_loss() && session.connection.closed.is_lost()) {
                 drop(session);
                 reopen.failed(error).await;
             }
@@ -220,7 +220,7 @@ impl Subscriber {
         loop {
             tokio::select! {
                 error = session.lost() => return error,
-                () = session.cancelled.cancelled() => return self.cancelled(session, request).await,
+                () = session.state.cancelled.cancelled() => return self.cancelled(session, request).await,
                 () = probe_succeeds(session), if is_probe => {
                     is_probe = false;
                     if let Err(error) = self.widen(session, &request).await {
@@ -284,7 +284,7 @@ async fn subscribe_as_probe(
     poison: &mut PoisonDetector,
 ) -> Result<Subscription> {
     // One consumer at a time: whose connection then breaks is clear.
-    let _alone = session.health.probe.lock().await;
+    let _alone = session.connection.probe.lock().await;
     let asked = Instant::now();
     let there_are_messages = count_messages(session, &request.queue).await? > 0;
     let answered = asked.elapsed();
@@ -311,9 +311,9 @@ async fn subscribe_as_probe(
 /// Waits until the whole prefetch can be risked.
 async fn probe_succeeds(session: &Session) {
     let since = Instant::now();
-    sleep(SETTLED).await;
-    while !session.turn().await.any && since.elapsed() < LONGEST_PROBE {
-        sleep(SETTLED / 5).await;
+    sleep(PROVED).await;
+    while !session.in_order().await.any && since.elapsed() < LONGEST_PROBE {
+        sleep(PROVED / 5).await;
     }
 }
 

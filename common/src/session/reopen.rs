@@ -44,12 +44,12 @@ impl Reopen {
     /// the owner has to close.
     pub async fn next(&mut self) -> Option<Result<Arc<Session>>> {
         loop {
-            let link = tokio::select! {
+            let connection = tokio::select! {
                 biased;
                 () = self.closing.cancelled() => return None,
-                link = self.core.live_connection() => link?,
+                connection = self.core.live_connection() => connection?,
             };
-            let opened = Session::open(&link, self.confirms, self.core.options.operation_timeout);
+            let opened = Session::open(&connection, self.confirms, self.core.options.operation_timeout);
             match self.unless_closing(opened).await {
                 Ok(session) => return Some(Ok(session)),
                 Err(error @ (Error::ChannelLimit(_) | Error::Closed { .. })) => return Some(Err(error)),
@@ -93,7 +93,7 @@ impl Reopen {
 
     /// The broker closed the channel because of a message published on it. The first time it is opened again at once; who
     /// goes on publishing such messages waits longer each time, because each closed channel costs the connection a number
-    /// (see `link.rs`), and with the last one everything on the connection is lost.
+    /// (see `channel_numbers.rs`), and with the last one everything on the connection is lost.
     pub async fn refused(&mut self, error: &Error, was_told: bool, lived: Duration) {
         if lived > PROVED {
             self.refusals = None;

@@ -32,7 +32,7 @@ pub(crate) struct FirstRun {
 impl FirstRun {
     /// Whether it has failed with this error. Not by a loss of the connection: then it gets another session.
     pub fn has_failed(&mut self, error: &Error) -> bool {
-        self.refusals += u32::from(error.is_refusal());
+        self.refusals += u32::from(error.is_connection_exception());
         !error.is_loss() || self.refusals >= MOST_REFUSALS
     }
 }
