@@ -45,8 +45,8 @@ async fn bindings(host: &VirtualHost<'_>) -> Result<BTreeSet<(String, String)>> 
     Ok(bindings.iter().map(|binding| (text(&binding["destination"]), text(&binding["routing_key"]))).collect())
 }
 
-/// Sends a message with each of `keys`. Checks that a receiver bound with `binding_keys` gets exactly those in `expected`,
-/// in order.
+/// Sends a message with each of `keys`. Checks that a receiver bound with `binding_keys` gets exactly those in
+/// `expected`, in order.
 async fn gets_of(binding_keys: &[&str], keys: &[&str], expected: &[&str]) -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     // The last message must reach the receiver with any binding. It shows that nothing else came before.
