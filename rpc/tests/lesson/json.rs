@@ -25,8 +25,8 @@ async fn client(host: &VirtualHost<'_>, arguments: &[&str]) -> Result<Program> {
 }
 
 /// While this client runs, the exchange `rpc.dlx` stays, as it does with a server. Without it, one client's end deletes
-/// the exchange, and the next client declares it. RabbitMQ 4.3 may then keep a broken exchange, and answer each declaration
-/// with 541.
+/// the exchange, and the next client declares it. RabbitMQ 4.3 may then keep a broken exchange, and answer each
+/// declaration with 541.
 async fn keep_dead_letters(host: &VirtualHost<'_>) -> Result<JsonRpcClient> {
     let connections = ConnectionManager::new(host.url().parse()?);
     Ok(JsonRpcClient::new(&connections.channel("kept").await?).await?)

@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::json::{example, server};
 
-/// 500 calls at a time and three servers. After every 1,000 answers, one server is killed (as by `kill -9`) and replaced.
+/// 500 calls at a time and three servers. After every 1,000 answers, the test kills one (as `kill -9` does) and starts
+/// another.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_calls_each_get_their_own_answer_while_servers_are_killed() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
