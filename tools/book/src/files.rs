@@ -9,8 +9,8 @@ use crate::texts::{Text, entry, links};
 /// Which files have their pages below which text; below none is what only the front page links to.
 pub type Places<'a> = Vec<(Option<&'a Text>, Vec<String>)>;
 
-/// A chapter has all its programs, those that it links to first. Other files have their place below the first text that
-/// links to them.
+/// A chapter has all its programs, then all its examples, in the order in which its text links to them. Other files have
+/// their place below the first text that links to them.
 pub fn places<'a>(texts: &'a [Text], workspace: &Path) -> Result<Places<'a>> {
     let linked = |text: &Text| {
         let files = links(&text.markdown).map(|link| resolve(&text.path, &link));
@@ -22,7 +22,10 @@ pub fn places<'a>(texts: &'a [Text], workspace: &Path) -> Result<Places<'a>> {
         if let Some(text) = text {
             *files = programs(workspace, &text.path)?;
             let linked = linked(text);
-            files.sort_by_key(|file| linked.iter().position(|link| link == file).unwrap_or(usize::MAX));
+            files.sort_by_key(|file| {
+                let position = linked.iter().position(|link| link == file);
+                (file.contains("/examples/"), position.unwrap_or(usize::MAX))
+            });
         }
     }
     for text in texts.iter().filter(|text| text.numbered).chain(texts.iter().filter(|text| !text.numbered)) {

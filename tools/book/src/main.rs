@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     }
     let texts = texts::read(workspace)?;
     texts::write(&texts, workspace, &book.join("src"))?;
-    for file in ["book.toml", "book.css"] {
+    for file in ["book.toml", "book.css", "narrow.js"] {
         fs::copy(workspace.join("tools/book").join(file), book.join(file))?;
     }
 

@@ -18,7 +18,7 @@ window.onload = () => {
         const book = frame.contentDocument;
         // What is folded away has no size.
         book.querySelectorAll("details").forEach((details) => { details.open = true; });
-        const found = [...outside(book), ...selected(book, commands), ...copied(book, commands)];
+        const found = [...outside(book), ...(width > 1000 ? wrapped(book) : []), ...selected(book, commands), ...copied(book, commands)];
         return found.map((failure) => `${address}, ${width} pixels wide: ${failure}`);
     });
     document.getElementById("result").textContent = [...failures, `${frames.length} looks`].join("\n");
@@ -43,6 +43,18 @@ function outside(book) {
         if (isMissing) found.push(`not shown: ${name}`);
     }
     return found;
+}
+
+// Programs with wrapped lines. In a wide window a line has place for what rustfmt allows, beside the table of contents.
+function wrapped(book) {
+    const found = [...book.querySelectorAll("pre > code.language-rust")].filter((code) => {
+        const style = getComputedStyle(code);
+        const height = code.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
+        const lines = code.textContent.trimEnd().split("\n");
+        const isLong = lines.some((line) => line.length > 120);
+        return !isLong && Math.round(height / parseFloat(style.lineHeight)) > lines.length;
+    });
+    return found.map((code) => `wrapped: ${code.textContent.trim().slice(0, 60)}`);
 }
 
 // What the buttons in terminals copy. mdBook puts it into a field, selects that, and asks the browser to copy.
