@@ -46,7 +46,7 @@ pub fn check(book: &Path, pages: &[PathBuf], texts: &[Text]) -> Result<()> {
         // The pages are our own, and root may not have a sandbox.
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"])
         .arg(format!("--user-data-dir={}", book.join("browser").display()))
-        .arg(format!("file://{}", slashes(&probe)))
+        .arg(&probe)
         .output()
         .with_context(|| format!("cannot run {name}"))?;
     let html = String::from_utf8_lossy(&output.stdout);
