@@ -1,46 +1,41 @@
 //! Programs, and other files that are not Markdown, as pages of the book.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{collections::BTreeSet, fs, io::ErrorKind, path::Path};
 
 use anyhow::{Context, Result};
 
 use crate::texts::{Text, entry, links};
 
-/// Which files have their pages below which text; below none is what only the front page links to.
+/// Texts, and the files that have their pages below them; below no text is what only the front page links to.
 pub type Places<'a> = Vec<(Option<&'a Text>, Vec<String>)>;
 
 /// A chapter has all its programs, then all its examples, in the order in which its text links to them. Other files have
 /// their place below the first text that links to them.
 pub fn places<'a>(texts: &'a [Text], workspace: &Path) -> Result<Places<'a>> {
-    let linked = |text: &Text| {
-        let files = links(&text.markdown).map(|link| resolve(&text.path, &link));
-        files.filter(|file| !file.ends_with(".md") && !is_picture(file)).collect::<Vec<_>>()
-    };
-    let mut places: Places = texts.iter().filter(|text| text.numbered).map(|text| (Some(text), Vec::new())).collect();
-    places.push((None, Vec::new()));
+    let (numbered, others): (Vec<&Text>, Vec<&Text>) = texts.iter().partition(|text| text.numbered);
+    let mut places = Vec::new();
+    for text in numbered {
+        let linked: Vec<String> = linked(text).collect();
+        let mut files = programs(workspace, &text.path)?;
+        files.sort_by_key(|file| {
+            let position = linked.iter().position(|link| link == file);
+            (file.contains("/examples/"), position.unwrap_or(usize::MAX))
+        });
+        places.push((Some(text), files));
+    }
+    let mut placed: BTreeSet<String> = places.iter().flat_map(|(_, files)| files.clone()).collect();
     for (text, files) in &mut places {
-        if let Some(text) = text {
-            *files = programs(workspace, &text.path)?;
-            let linked = linked(text);
-            files.sort_by_key(|file| {
-                let position = linked.iter().position(|link| link == file);
-                (file.contains("/examples/"), position.unwrap_or(usize::MAX))
-            });
-        }
+        files.extend(text.iter().flat_map(|text| linked(text)).filter(|file| placed.insert(file.clone())));
     }
-    for text in texts.iter().filter(|text| text.numbered).chain(texts.iter().filter(|text| !text.numbered)) {
-        for file in linked(text) {
-            let has_place = places.iter().any(|(_, files)| files.contains(&file));
-            let place = places.iter_mut().find(|(other, _)| match other {
-                Some(other) => other.path == text.path,
-                None => !text.numbered,
-            });
-            if let (false, Some((_, files))) = (has_place, place) {
-                files.push(file);
-            }
-        }
-    }
+    let rest = others.into_iter().flat_map(linked).filter(|file| placed.insert(file.clone()));
+    places.push((None, rest.collect()));
     Ok(places)
+}
+
+/// The files that a text links to, without texts and pictures.
+fn linked(text: &Text) -> impl Iterator<Item = String> {
+    let files = links(&text.markdown).map(|link| resolve(&text.path, &link));
+    files.filter(|file| !file.ends_with(".md") && !is_picture(file))
 }
 
 /// The programs and examples of the chapter that this text is about, in alphabetical order.
