@@ -40,7 +40,8 @@ pub fn check(book: &Path, pages: &[PathBuf], texts: &[Text]) -> Result<()> {
     );
     fs::write(&probe, html).with_context(|| format!("cannot write {}", probe.display()))?;
 
-    let name = NAMES.iter().find(|name| Command::new(name).arg("--version").output().is_ok());
+    let works = |name: &str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    let name = NAMES.iter().find(|name| works(name));
     let name = name.context("Chromium is not installed: `apt-get install chromium` does that on Debian")?;
     let output = Command::new(name)
         // The pages are our own, and root may not have a sandbox.
