@@ -43,7 +43,7 @@ pub enum Error {
 
     /// The broker was reached, and turned this user or virtual host away.
     #[error("RabbitMQ at {} refused the connection: {}", escaped(address), escaped(reason))]
-    Refused {
+    LoginRefused {
         /// `host:port` as it was asked for.
         address: String,
         /// The broker's words, and what to check.
@@ -184,7 +184,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variant = match self {
             Self::Connect { .. } => "Connect",
-            Self::Refused { .. } => "Refused",
+            Self::LoginRefused { .. } => "LoginRefused",
             Self::Lost { .. } => "Lost",
             Self::Closed { .. } => "Closed",
             Self::Cancelled { .. } => "Cancelled",

@@ -170,7 +170,7 @@
 //! | error | was it sent? | what to do |
 //! |---|---|---|
 //! | [`Connect`](Error::Connect) | no | nothing listens there, or something else: the message says what was seen |
-//! | [`Refused`](Error::Refused) | no | check user, password, virtual host, certificate |
+//! | [`LoginRefused`](Error::LoginRefused) | no | check user, password, virtual host, certificate |
 //! | [`Lost`](Error::Lost) | perhaps | repeat it: the connection is coming back |
 //! | [`Closed`](Error::Closed) | refused | fix the argument that the broker complains about; the channel goes on |
 //! | [`Cancelled`](Error::Cancelled) | | nothing: the consumer subscribes again, and logs it |

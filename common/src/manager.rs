@@ -60,7 +60,7 @@ impl ConnectionManager {
     /// channel for each name.
     ///
     /// # Errors
-    /// [`Connect`](Error::Connect) or [`Refused`](Error::Refused) when the first connection cannot be made (with
+    /// [`Connect`](Error::Connect) or [`LoginRefused`](Error::LoginRefused) when the first connection cannot be made (with
     /// `fail_fast`), [`Shutdown`](Error::Shutdown) after [`close_all`](Self::close_all), [`Timeout`](Error::Timeout)
     /// when there is no connection for longer than the operation timeout.
     pub async fn channel(&self, name: &str) -> Result<Channel> {

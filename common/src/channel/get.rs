@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use amqprs::channel::{BasicGetArguments, Channel as RawChannel};
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::{Delivery, Error, Result, connection::supervisor::Core, encoding::nesting::fetched, session::Session};
+use crate::{Delivery, Error, Result, connection::core::ConnectionCore, encoding::nesting::fetched, session::Session};
 
 /// When a channel has ended, it is certain after this time whether there was an answer to a call.
 const ANSWERED_OR_NOT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn get(
-    core: Arc<Core>,
+    core: Arc<ConnectionCore>,
     session: Arc<Session>,
     arguments: BasicGetArguments,
 ) -> Result<Option<Delivery>> {
@@ -64,7 +64,7 @@ fn explained(error: Error, queue: &str, doing: impl Fn() -> String) -> Error {
 /// What `basic.get` brought, for a caller who may have gone meanwhile.
 struct Fetched {
     delivery: Option<Delivery>,
-    core: Arc<Core>,
+    core: Arc<ConnectionCore>,
 }
 
 impl Drop for Fetched {

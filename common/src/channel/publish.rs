@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     Channel, Error, Result,
     channel::unconfirmed::{LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT},
-    connection::supervisor::backoff,
+    connection::backoff::backoff,
     deadline::{SHORT_OF_RESOURCES, by},
     encoding::{headers::rebuild, short_string::check_name},
     session::{
@@ -84,7 +84,7 @@ impl Channel {
         body: impl Into<Vec<u8>>,
     ) -> Result<()> {
         let body = body.into();
-        let mut pauses = backoff(&self.core.core.options);
+        let mut pauses = backoff(&self.core.connection.options);
         let mut suspicions = 0;
         loop {
             let message = Outgoing::new(arguments.clone(), properties.clone(), body.clone());
@@ -158,7 +158,7 @@ impl Channel {
         confirm: Option<ConfirmSender>,
         message: Box<Outgoing>,
     ) -> Result<Arc<SessionState>> {
-        let deadline = self.core.core.deadline();
+        let deadline = self.core.connection.deadline();
         let mut message = self.prepared(deadline, confirm, message).await?;
         loop {
             let session = by(deadline, self.core.session()).await.ok_or_else(|| self.not_sent())??;
@@ -178,7 +178,7 @@ impl Channel {
         confirm: Option<ConfirmSender>,
         message: Box<Outgoing>,
     ) -> Result<Arc<SessionState>> {
-        let deadline = self.core.core.deadline();
+        let deadline = self.core.connection.deadline();
         let message = self.prepared(deadline, confirm, message).await?;
         match session.publish(deadline, message).await {
             Ok(()) => Ok(session.state.clone()),
@@ -196,7 +196,7 @@ impl Channel {
         mut message: Box<Outgoing>,
     ) -> Result<Box<Outgoing>> {
         rebuild(&mut message.properties)?;
-        check(&message.arguments, &message.properties, &self.core.core.options.virtual_host)?;
+        check(&message.arguments, &message.properties, &self.core.connection.options.virtual_host)?;
         if message.arguments.mandatory && confirm.is_none() {
             return Err(Error::Invalid(
                 "`mandatory` needs a channel with confirms, to tell of a returned message".into(),

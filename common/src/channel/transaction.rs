@@ -81,7 +81,7 @@ impl Channel {
     {
         let session = self.extra_session().await?;
         session.call(|| "cannot begin a transaction".into(), |raw| async move { raw.tx_select().await }).await?;
-        let virtual_host = self.core.core.options.virtual_host.clone();
+        let virtual_host = self.core.connection.options.virtual_host.clone();
         let outcome = match work(Transaction { session: session.clone(), virtual_host }).await {
             Ok(value) => {
                 let commit = |raw: amqprs::channel::Channel| async move { raw.tx_commit().await };

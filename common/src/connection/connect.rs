@@ -36,7 +36,7 @@ pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection> {
             Err(error) => {
                 tracing::debug!("{error}");
                 // A host that is not there says less than one that turned us away.
-                if !matches!(failure, Error::Refused { .. }) {
+                if !matches!(failure, Error::LoginRefused { .. }) {
                     failure = error;
                 }
             }

@@ -64,7 +64,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
             ),
             false => format!("{words}; {login}"),
         };
-        return Error::Refused { address, reason };
+        return Error::LoginRefused { address, reason };
     }
     if error.contains("is not supported by server") {
         let reason = match mechanism {
@@ -74,7 +74,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
                  EXTERNAL to `auth_mechanisms`"
             }
         };
-        return Error::Refused { address, reason: reason.into() };
+        return Error::LoginRefused { address, reason: reason.into() };
     }
     let asked = Arc::new(AskedForCertificate::default());
     let greeting = match &peer.tls {
@@ -91,7 +91,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
         // because amqprs does not announce the capability to be told.
         Ok([1, 0, 0, ..]) => {
             let reason = format!("it closed the connection during the login; {login}");
-            return Error::Refused { address, reason };
+            return Error::LoginRefused { address, reason };
         }
         Ok([b'H', b'T', b'T', b'P', ..]) => "a web server answers there".into(),
         // As Docker does for a container whose broker does not listen yet.

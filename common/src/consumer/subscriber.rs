@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Result,
-    connection::supervisor::{ConnectionStatus, Core},
+    connection::core::{ConnectionCore, ConnectionStatus},
     consumer::{
         buffer::{DeliveryBuffer, Subscription},
         poison::PoisonDetector,
@@ -55,7 +55,7 @@ pub(crate) struct CurrentSubscription {
 /// Keeps one consumer consuming.
 pub(crate) struct Subscriber {
     pub name: String,
-    pub core: Arc<Core>,
+    pub connection: Arc<ConnectionCore>,
     pub stop: CancellationToken,
     pub subscribe: Function<BasicConsumeArguments>,
     pub buffer: Arc<DeliveryBuffer>,
@@ -78,15 +78,15 @@ impl Drop for Subscriber {
 impl Subscriber {
     /// Until the consumer is dropped, or ends for good. `first` is told of the first subscription.
     pub async fn run(self, first: oneshot::Sender<Result<()>>) {
-        let _owner = self.core.owners.one_more();
+        let _owner = self.connection.owners.one_more();
         let mut left = None;
         self.keep_consuming(Some(first), &mut left).await;
         // What is left of a session that failed. A dropped stream tidies up after its last one.
-        let status = self.core.connection.borrow().clone();
-        if !self.core.closing.is_cancelled()
+        let status = self.connection.status.borrow().clone();
+        if !self.connection.closing.is_cancelled()
             && let (Some((of, queues)), ConnectionStatus::Up(connection)) = (left, status)
             && !queues.is_empty()
-            && let Ok(session) = Session::open(&connection, false, self.core.options.operation_timeout).await
+            && let Ok(session) = Session::open(&connection, false, self.connection.options.operation_timeout).await
         {
             own_queues::delete(&session, (of, queues)).await;
             session.close().await;
@@ -95,7 +95,7 @@ impl Subscriber {
 
     async fn keep_consuming(&self, mut first: Option<oneshot::Sender<Result<()>>>, left: &mut Option<OwnQueues>) {
         let mut poison = PoisonDetector::default();
-        let mut reopen = Reopen::new(self.core.clone(), self.stop.clone(), &self.name, false);
+        let mut reopen = Reopen::new(self.connection.clone(), self.stop.clone(), &self.name, false);
         let mut first_run = FirstRun::default();
         while let Some(session) = reopen.next().await {
             let session = match session {
@@ -124,7 +124,7 @@ impl Subscriber {
                         error = self.consume_on(&session, request, is_probe) => error,
                         () = self.stop.cancelled() => {
                             // A dropped stream gives its messages back itself; deliveries may still be settled then.
-                            if self.core.closing.is_cancelled() {
+                            if self.connection.closing.is_cancelled() {
                                 session.close().await;
                             } else if session.is_lost() {
                                 *left = Some(own_queues::take(&session));
@@ -191,7 +191,7 @@ impl Subscriber {
     }
 
     async fn request(&self, session: &Arc<Session>) -> Result<ConsumeRequest> {
-        let arguments = self.subscribe.run(session, self.core.options.operation_timeout).await?;
+        let arguments = self.subscribe.run(session, self.connection.options.operation_timeout).await?;
         let arguments = fit_consume(arguments, session)?;
         let queue = match &*arguments.queue {
             "" => session.last_queue.lock().unwrap_or_else(PoisonError::into_inner).clone(),

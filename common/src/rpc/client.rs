@@ -77,7 +77,7 @@ impl RpcClient {
         let consumer = channel.consume(replies).await?;
         let (calls, stop) = (Arc::new(Calls::default()), CancellationToken::new());
         // Where the replies come in: one thread less for each of them to wake.
-        channel.core.core.spawn(receive_replies(consumer, calls.clone(), stop.clone()));
+        channel.core.connection.spawn(receive_replies(consumer, calls.clone(), stop.clone()));
         Ok(Self { channel: channel.clone(), calls, direct, _stop: stop.drop_guard() })
     }
 
