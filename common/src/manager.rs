@@ -71,6 +71,15 @@ impl ConnectionManager {
     /// is handed to the connection. Otherwise as [`channel`](Self::channel), whose names it shares: ask for a name in
     /// one way only.
     ///
+    /// ```no_run
+    /// use common::amqprs::{BasicProperties, channel::BasicPublishArguments};
+    ///
+    /// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
+    /// let channel = connections.channel_without_confirms("temperature").await?;
+    /// channel.publish(BasicPublishArguments::new("sensors", "attic"), BasicProperties::default(), "21.5").await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`channel`](Self::channel).
     pub async fn channel_without_confirms(&self, name: &str) -> Result<Channel> {
@@ -106,6 +115,14 @@ impl ConnectionManager {
     }
 
     /// Whether [`close_all`](Self::close_all) was called.
+    ///
+    /// ```no_run
+    /// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
+    /// connections.close_all().await?;
+    /// assert!(connections.is_closed());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.handle.core.closing.is_cancelled()
     }

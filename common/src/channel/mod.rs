@@ -54,6 +54,14 @@ impl Channel {
     }
 
     /// Whether it was closed, by [`close`](Self::close) or with its connection manager.
+    ///
+    /// ```no_run
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// channel.close().await?;
+    /// assert!(channel.is_closed());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.core.is_closed()
     }

@@ -73,6 +73,16 @@ impl Channel {
     /// For messages that must not be lost while the broker is away, and that do no harm when they come twice; a
     /// `message_id` lets the receiver notice.
     ///
+    /// ```no_run
+    /// use common::amqprs::{BasicProperties, channel::BasicPublishArguments};
+    ///
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// let to = BasicPublishArguments::new("", "orders").mandatory(true).finish();
+    /// let properties = BasicProperties::default().with_message_id("order-17").finish();
+    /// channel.publish_at_least_once(to, properties, "17").await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Only what a repetition cannot fix: [`Unroutable`](Error::Unroutable), [`Closed`](Error::Closed) (no such exchange),
     /// [`Invalid`](Error::Invalid), [`Shutdown`](Error::Shutdown); and [`Unconfirmed`](Error::Unconfirmed) with the broker's

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     ops::Deref,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
 };
 
 use amqprs::{
@@ -179,6 +179,23 @@ impl Delivery {
 
     /// Settles this delivery and all earlier ones of its consumer that are not settled yet.
     ///
+    /// ```no_run
+    /// # async fn example(mut messages: common::Consumer) -> common::Result<()> {
+    /// let mut batch = Vec::new();
+    /// while let Some(message) = messages.try_next().await? {
+    ///     batch.push(message);
+    ///     if batch.len() >= 10
+    ///         && let Some(last) = batch.pop()
+    ///     {
+    ///         // All ten of them.
+    ///         last.ack_multiple().await?;
+    ///         batch.clear();
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn ack_multiple(self) -> impl Future<Output = Result<Settlement>> + Send {
@@ -277,16 +294,17 @@ impl Receipt {
         };
         // Deciding and sending is one step: a tag below one settled with `multiple` would close the channel (406).
         let deadline = session.deadline();
-        let Some(mut settled) = by(deadline, session.in_order()).await else { return Err(self.stuck(&session)) };
+        let Some(_in_order) = by(deadline, session.in_order()).await else { return Err(self.stuck(&session)) };
         if session.is_lost() {
             self.session = None;
             tracing::info!("delivery {tag} is settled too late: its channel is gone, RabbitMQ delivers it again");
             return Ok(Settlement::TooLate);
         }
-        if tag <= settled.up_to {
+        if self.is_settled() {
             self.session = None;
             return Err(Error::Invalid(format!("delivery {tag} was settled by an ack_multiple before")));
         }
+        session.state.has_settled.store(true, Ordering::Relaxed);
         let Some(sent) = by(deadline, send(session.raw()?, tag, &how)).await else { return Err(self.stuck(&session)) };
         self.session = None;
         if let Err(error) = sent {
@@ -294,10 +312,15 @@ impl Receipt {
             return Ok(Settlement::TooLate);
         }
         if matches!(how, SettleMethod::Ack { multiple: true }) {
-            settled.up_to = tag;
+            session.state.settled_up_to.store(tag, Ordering::Relaxed);
         }
-        settled.any = true;
         Ok(Settlement::Sent)
+    }
+
+    /// An `ack_multiple` of a later delivery has settled it, too.
+    fn is_settled(&self) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(|session| self.delivery_tag <= session.state.settled_up_to.load(Ordering::Relaxed))
     }
 
     /// The broker reads nothing. The error says so, and no other warning has to.
@@ -318,7 +341,7 @@ async fn send(raw: &RawChannel, tag: u64, how: &SettleMethod) -> Result<(), amqp
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if self.session.as_ref().is_some_and(|session| !session.is_lost()) {
+        if self.session.as_ref().is_some_and(|session| !session.is_lost()) && !self.is_settled() {
             tracing::warn!("delivery {} was dropped unsettled: it stays unacknowledged", self.delivery_tag);
         }
     }

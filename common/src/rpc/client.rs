@@ -103,6 +103,12 @@ impl RpcClient {
     }
 
     /// How many calls are waiting for their reply.
+    ///
+    /// ```no_run
+    /// # fn example(client: common::rpc::RpcClient) {
+    /// println!("{} calls are waiting", client.pending());
+    /// # }
+    /// ```
     pub fn pending(&self) -> usize {
         self.calls.len()
     }

@@ -45,7 +45,7 @@ impl ChannelCallback for SessionEvents {
         let quiet = async {
             sleep(LINGER).await;
             // Whoever is publishing or settling has sent it when this is free; whoever comes later sees the loss.
-            drop(self.state.settled.lock().await);
+            drop(self.state.order.lock().await);
         };
         tokio::select! {
             () = self.connection.ended() => {}

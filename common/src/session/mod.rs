@@ -36,10 +36,7 @@ use crate::{
         live::{ConnectionState, LiveConnection},
     },
     error::{Error, Result},
-    session::{
-        events::SessionEvents,
-        state::{SessionState, SettledTags},
-    },
+    session::{events::SessionEvents, state::SessionState},
 };
 
 pub(crate) struct Session {
@@ -223,8 +220,8 @@ impl Session {
     }
 
     /// For publishing and settling, one at a time: in the order on the wire.
-    pub async fn in_order(&self) -> MutexGuard<'_, SettledTags> {
-        self.state.settled.lock().await
+    pub async fn in_order(&self) -> MutexGuard<'_, ()> {
+        self.state.order.lock().await
     }
 
     pub fn deadline(&self) -> Instant {

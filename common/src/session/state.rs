@@ -1,6 +1,6 @@
 //! What a session shares with those that must not keep its channel open: amqprs's callbacks, and callers that wait.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use amqprs::CloseChannel;
 use tokio::sync::Mutex;
@@ -14,20 +14,15 @@ pub(crate) struct SessionState {
     pub closed: Loss,
     pub pending_confirms: PendingConfirms,
     /// Held while a message is numbered and sent, or a delivery settled: both depend on the order on the wire.
-    pub settled: Mutex<SettledTags>,
+    pub order: Mutex<()>,
+    /// All deliveries up to this tag were settled at once (`basic.ack` with `multiple`).
+    pub settled_up_to: AtomicU64,
+    /// Whether any delivery was settled.
+    pub has_settled: AtomicBool,
     /// RabbitMQ has cancelled the consumer.
     pub cancelled: CancellationToken,
     /// RabbitMQ closed the channel because of a message published or settled on it, and not of any other call.
     by_message: AtomicBool,
-}
-
-/// Which of a session's deliveries were settled.
-#[derive(Debug, Default)]
-pub(crate) struct SettledTags {
-    /// All up to this delivery tag were settled at once (`basic.ack` with `multiple`).
-    pub up_to: u64,
-    /// Whether any was.
-    pub any: bool,
 }
 
 impl SessionState {

@@ -4,7 +4,7 @@ use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
 use anyhow::{Context, Result, ensure};
 use common::{Channel, Delivery, Error, Message, Outcome, ProcessOptions, Settlement};
 
-use crate::{Fixture, consume, expect_empty, expect_in, filled, next, plain, queue, to};
+use crate::{Fixture, consume, expect_empty, expect_in, filled, logs, next, plain, queue, to};
 
 async fn got(channel: &Channel) -> Result<Delivery> {
     channel.get(BasicGetArguments::new("q")).await?.context("the queue is empty")
@@ -48,6 +48,22 @@ async fn ack_multiple_settles_the_earlier_ones_and_settling_one_of_them_is_a_loc
     ensure!(fourth.ack().await? == Settlement::Sent);
     filled(&channel, "q", ["more".to_owned()]).await?;
     next(&mut consumer).await?.ack().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_a_delivery_that_nothing_has_settled_is_warned_of_when_it_is_dropped() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
+    filled(&channel, "q", (0..3).map(|number| number.to_string())).await?;
+    let mut consumer = consume(&channel, "q", false).await?;
+    let earlier = next(&mut consumer).await?;
+    next(&mut consumer).await?.ack_multiple().await?;
+    let settled = logs::during(|| drop(earlier));
+    ensure!(settled.is_empty(), "{settled}");
+    let last = next(&mut consumer).await?;
+    let unsettled = logs::during(|| drop(last));
+    ensure!(unsettled.contains("delivery 3 was dropped unsettled"), "{unsettled}");
     Ok(())
 }
 
