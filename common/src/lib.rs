@@ -224,7 +224,7 @@
 //!
 //! | in `common/src` | |
 //! |---|---|
-//! | `error.rs`, `escape.rs`, `json.rs`, `deadline.rs` | errors, and small helpers |
+//! | `error.rs`, `broker_words.rs`, `escape.rs`, `json.rs`, `deadline.rs` | errors, what is decided by RabbitMQ's words, and small helpers |
 //! | `options/` | how to connect: URL, TLS |
 //! | `encoding/` | field tables and names as they are sent: their size, their depth |
 //! | `connection/` | one TCP connection: connecting, why a login failed, its loss, and the supervisor that reconnects |
@@ -237,6 +237,7 @@
 
 #![deny(missing_docs)]
 
+mod broker_words;
 mod channel;
 mod connection;
 mod consumer;

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use amqprs::channel::{BasicGetArguments, Channel as RawChannel};
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::{Delivery, Error, Result, connection::core::ConnectionCore, encoding::nesting::fetched, session::Session};
+use crate::{
+    Delivery, Error, Result, broker_words, connection::core::ConnectionCore, encoding::nesting::fetched,
+    session::Session,
+};
 
 /// When a channel has ended, it is certain after this time whether there was an answer to a call.
 const ANSWERED_OR_NOT: Duration = Duration::from_secs(5);
@@ -57,7 +60,7 @@ fn explained(error: Error, queue: &str, doing: impl Fn() -> String) -> Error {
              header of it may not be UTF-8"
         )),
         // RabbitMQ closes the whole connection for a stream.
-        error => error.blame(doing, &format!("queue '{queue}'")),
+        error => error.blame(doing, &broker_words::queue(queue)),
     }
 }
 

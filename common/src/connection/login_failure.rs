@@ -51,7 +51,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
                 .into()
         }
     };
-    if let Some(words) = broker_words(error) {
+    if let Some(words) = words_of_refusal(error) {
         let reason = match words.contains("vhost") {
             // Of the user, the virtual host or the node: the words say which.
             _ if words.contains("connection limit") => format!(
@@ -244,7 +244,7 @@ fn bare(name: &str) -> String {
 }
 
 /// The code and text of a `connection.close` that amqprs shows as a debug print of the frame.
-fn broker_words(error: &str) -> Option<String> {
+fn words_of_refusal(error: &str) -> Option<String> {
     let after = |marker: &str| error.split_once(marker).map(|(_, rest)| rest);
     let code: String = after("reply_code: ")?.chars().take_while(char::is_ascii_digit).collect();
     let text = after("reply_text: ")?.split_once('"')?.1.split_once('"')?.0;

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, Result,
+    Error, Result, broker_words,
     connection::core::{ConnectionCore, ConnectionStatus},
     consumer::{
         buffer::{DeliveryBuffer, Subscription},
@@ -271,7 +271,7 @@ async fn consume(session: &Arc<Session>, request: &ConsumeRequest) -> Result<Sub
         raw.basic_consume_rx(arguments).await.map(|(tag, messages)| (tag, Messages(messages)))
     });
     // RabbitMQ closes the whole connection for what a stream cannot do.
-    let consuming = consume.await.map_err(|error| error.blame(doing, &format!("queue '{queue}'")));
+    let consuming = consume.await.map_err(|error| error.blame(doing, &broker_words::queue(&queue)));
     let (consumer_tag, messages) = consuming?;
     Ok(Subscription { session: session.clone(), messages, first: None, consumer_tag, queue, auto_ack })
 }

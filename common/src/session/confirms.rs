@@ -9,10 +9,11 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use crate::{
+    broker_words::Refused,
     connection::loss::Loss,
     deadline::SHORT_OF_RESOURCES,
     error::{Error, Result, Returned},
-    session::refused_message::{Clue, Mark},
+    session::refused_message::{Mark, fits},
 };
 
 /// AMQP numbers the messages of a channel in confirm mode 1, 2, 3, …; the broker's acks name those numbers, not
@@ -215,10 +216,12 @@ impl Entries {
     fn refused(&self, text: &str) -> Vec<usize> {
         let all = || self.pending.iter().enumerate().filter_map(|(index, one)| Some((index, one.as_ref()?)));
         let mut first_two = all().map(|(index, _)| index);
-        match (first_two.next(), first_two.next(), Clue::in_words(text)) {
+        match (first_two.next(), first_two.next(), Refused::in_words(text)) {
             // There is no other.
             (Some(only), None, _) => vec![only],
-            (_, _, Some(clue)) => all().filter(|(_, one)| clue.fits(&one.mark)).map(|(index, _)| index).collect(),
+            (_, _, Some(refused)) => {
+                all().filter(|(_, one)| fits(&refused, &one.mark)).map(|(index, _)| index).collect()
+            }
             _ => Vec::new(),
         }
     }

@@ -31,6 +31,7 @@ use tokio::{
 };
 
 use crate::{
+    broker_words,
     connection::{
         channel_numbers::Number,
         live::{ConnectionState, LiveConnection},
@@ -95,7 +96,7 @@ impl Session {
             () = sleep(deadline) => Err(no_answer(&doing(), deadline)),
         };
         // RabbitMQ closes the whole connection when a user has too many channels. It was this one.
-        let open = open.map_err(|error| error.blame(doing, "channels"))?;
+        let open = open.map_err(|error| error.blame(doing, broker_words::CHANNELS))?;
         let session = Arc::new(Self {
             open,
             state: Arc::default(),
