@@ -65,16 +65,7 @@ pub(crate) async fn start(
     let (current_sender, current) = watch::channel(None);
     let (first, answer) = oneshot::channel();
     let (stop, buffer) = (core.closing.child_token(), Arc::new(DeliveryBuffer::default()));
-    let (name, task_core) = (name.to_owned(), core.clone());
-    let task = Subscriber {
-        name,
-        connection: task_core,
-        stop: stop.clone(),
-        subscribe,
-        buffer: buffer.clone(),
-        current: current_sender,
-    };
-    core.spawn(task.run(first));
+    core.spawn(Subscriber::new(name, &core, &stop, subscribe, &buffer, current_sender, first).run());
     // From here on, a dropped caller ends the task.
     let consumer = Consumer { buffer, current, max_body_size: usize::MAX, refusal: None, stop, handle };
     // Each run has its own deadline; this one is for all there is besides.

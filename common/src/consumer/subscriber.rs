@@ -54,12 +54,18 @@ pub(crate) struct CurrentSubscription {
 
 /// Keeps one consumer consuming.
 pub(crate) struct Subscriber {
-    pub name: String,
-    pub connection: Arc<ConnectionCore>,
-    pub stop: CancellationToken,
-    pub subscribe: Function<BasicConsumeArguments>,
-    pub buffer: Arc<DeliveryBuffer>,
-    pub current: watch::Sender<Option<CurrentSubscription>>,
+    name: String,
+    connection: Arc<ConnectionCore>,
+    stop: CancellationToken,
+    subscribe: Function<BasicConsumeArguments>,
+    buffer: Arc<DeliveryBuffer>,
+    current: watch::Sender<Option<CurrentSubscription>>,
+    /// Is told of the first subscription.
+    first: Option<oneshot::Sender<Result<()>>>,
+    first_run: FirstRun,
+    poison: PoisonDetector,
+    /// The queues of a session that is lost.
+    left: Option<OwnQueues>,
 }
 
 /// What the consumer's function asked for.
@@ -76,15 +82,114 @@ impl Drop for Subscriber {
 }
 
 impl Subscriber {
-    /// Until the consumer is dropped, or ends for good. `first` is told of the first subscription.
-    pub async fn run(self, first: oneshot::Sender<Result<()>>) {
+    pub fn new(
+        name: &str,
+        connection: &Arc<ConnectionCore>,
+        stop: &CancellationToken,
+        subscribe: Function<BasicConsumeArguments>,
+        buffer: &Arc<DeliveryBuffer>,
+        current: watch::Sender<Option<CurrentSubscription>>,
+        first: oneshot::Sender<Result<()>>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            connection: connection.clone(),
+            stop: stop.clone(),
+            subscribe,
+            buffer: buffer.clone(),
+            current,
+            first: Some(first),
+            first_run: FirstRun::default(),
+            poison: PoisonDetector::default(),
+            left: None,
+        }
+    }
+
+    /// Until the consumer is dropped, or ends for good.
+    pub async fn run(mut self) {
         let _owner = self.connection.owners.one_more();
-        let mut left = None;
-        self.keep_consuming(Some(first), &mut left).await;
-        // What is left of a session that failed. A dropped stream tidies up after its last one.
+        let mut reopen = Reopen::new(self.connection.clone(), self.stop.clone(), &self.name, false);
+        while let Some(opened) = reopen.next().await {
+            let ended = match opened {
+                Ok(session) => self.use_session(session, &mut reopen).await,
+                Err(error) if self.first.is_some() => Some(error),
+                Err(error) => {
+                    reopen.failed(error).await;
+                    continue;
+                }
+            };
+            match ended {
+                _ if self.stop.is_cancelled() => break,
+                None => {}
+                Some(error) => {
+                    match self.first.take() {
+                        Some(caller) => drop(caller.send(Err(error))),
+                        None => self.buffer.end(Some(error)),
+                    }
+                    break;
+                }
+            }
+        }
+        self.delete_what_is_left().await;
+    }
+
+    /// Subscribes on a session, and consumes until it is lost or the consumer is dropped. Returns an error to end with.
+    async fn use_session(&mut self, session: Arc<Session>, reopen: &mut Reopen) -> Option<Error> {
+        if let Some(left) = self.left.take() {
+            own_queues::delete(&session, left).await;
+        }
+        let since = Instant::now();
+        let error = match reopen.unless_closing(self.subscribe_on(&session)).await {
+            Ok((request, is_probe)) => {
+                if let Some(caller) = self.first.take() {
+                    let _ = caller.send(Ok(()));
+                }
+                reopen.ready();
+                let _ready = session.connection.ready.one_more();
+                tokio::select! {
+                    error = self.consume_on(&session, request, is_probe) => error,
+                    () = self.stop.cancelled() => {
+                        // A dropped stream gives its messages back itself; deliveries may still be settled then.
+                        if self.connection.closing.is_cancelled() {
+                            session.close().await;
+                        } else if session.is_lost() {
+                            self.left = Some(own_queues::take(&session));
+                        }
+                        return None;
+                    }
+                }
+            }
+            Err(error) => {
+                session.close().await;
+                error
+            }
+        };
+        self.current.send_replace(None);
+        self.buffer.drop_stale();
+        self.left = Some(own_queues::take(&session));
+        if self.first_run.has_failed(&error) && self.first.is_some() {
+            return Some(error);
+        }
+        if since.elapsed() > PROVED {
+            reopen.recovered();
+        }
+        let has_settled = session.state.has_settled.load(Ordering::Relaxed);
+        if let Some(poisoned) = self.poison.weigh(since, has_settled, &error) {
+            return Some(poisoned);
+        }
+        // The connection's return comes with a pause of its own.
+        if !(error.is_loss() && session.connection.closed.is_lost()) {
+            drop(session);
+            reopen.failed(error).await;
+        }
+        None
+    }
+
+    /// Of a session that failed. A dropped stream tidies up after its last one.
+    async fn delete_what_is_left(&mut self) {
         let status = self.connection.status.borrow().clone();
         if !self.connection.closing.is_cancelled()
-            && let (Some((of, queues)), ConnectionStatus::Up(connection)) = (left, status)
+            && let (Some((of, queues)), ConnectionStatus::Up(connection)) = (self.left.take(), status)
             && !queues.is_empty()
             && let Ok(session) = Session::open(&connection, false, self.connection.options.operation_timeout).await
         {
@@ -93,90 +198,13 @@ impl Subscriber {
         }
     }
 
-    async fn keep_consuming(&self, mut first: Option<oneshot::Sender<Result<()>>>, left: &mut Option<OwnQueues>) {
-        let mut poison = PoisonDetector::default();
-        let mut reopen = Reopen::new(self.connection.clone(), self.stop.clone(), &self.name, false);
-        let mut first_run = FirstRun::default();
-        while let Some(session) = reopen.next().await {
-            let session = match session {
-                Ok(session) => session,
-                Err(error) => {
-                    if let Some(caller) = first.take() {
-                        let _ = caller.send(Err(error));
-                        return;
-                    }
-                    reopen.failed(error).await;
-                    continue;
-                }
-            };
-            if let Some(left) = left.take() {
-                own_queues::delete(&session, left).await;
-            }
-            let since = Instant::now();
-            let error = match reopen.unless_closing(self.subscribe_on(&session, &mut poison)).await {
-                Ok((request, is_probe)) => {
-                    if let Some(caller) = first.take() {
-                        let _ = caller.send(Ok(()));
-                    }
-                    reopen.ready();
-                    let _ready = session.connection.ready.one_more();
-                    tokio::select! {
-                        error = self.consume_on(&session, request, is_probe) => error,
-                        () = self.stop.cancelled() => {
-                            // A dropped stream gives its messages back itself; deliveries may still be settled then.
-                            if self.connection.closing.is_cancelled() {
-                                session.close().await;
-                            } else if session.is_lost() {
-                                *left = Some(own_queues::take(&session));
-                            }
-                            return;
-                        }
-                    }
-                }
-                Err(error) => {
-                    session.close().await;
-                    error
-                }
-            };
-            self.current.send_replace(None);
-            self.buffer.drop_stale();
-            *left = Some(own_queues::take(&session));
-            if first_run.has_failed(&error)
-                && let Some(caller) = first.take()
-            {
-                let _ = caller.send(Err(error));
-                return;
-            }
-            if since.elapsed() > PROVED {
-                reopen.recovered();
-            }
-            let settled = session.state.has_settled.load(Ordering::Relaxed);
-            if let Some(error) = poison.weigh(since, settled, &error) {
-                match first.take() {
-                    Some(caller) => drop(caller.send(Err(error))),
-                    None => self.buffer.end(Some(error)),
-                }
-                return;
-            }
-            // The connection's return comes with a pause of its own.
-            if !(error.is_loss() && session.connection.closed.is_lost()) {
-                drop(session);
-                reopen.failed(error).await;
-            }
-        }
-    }
-
-    async fn subscribe_on(
-        &self,
-        session: &Arc<Session>,
-        poison: &mut PoisonDetector,
-    ) -> Result<(ConsumeRequest, bool)> {
+    async fn subscribe_on(&mut self, session: &Arc<Session>) -> Result<(ConsumeRequest, bool)> {
         // From now on they are kept in mind.
         own_queues::record(session);
         let request = self.request(session).await?;
-        let is_probe = poison.has_to_probe() && !request.arguments.no_ack;
+        let is_probe = self.poison.has_to_probe() && !request.arguments.no_ack;
         let subscription = match is_probe {
-            true => subscribe_as_probe(session, &request, poison).await?,
+            true => subscribe_as_probe(session, &request, &mut self.poison).await?,
             false => {
                 let chosen = session.prefetch.lock().unwrap_or_else(PoisonError::into_inner).is_some();
                 if !chosen && !request.arguments.no_ack {
