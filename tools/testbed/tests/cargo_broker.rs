@@ -139,7 +139,7 @@ async fn it_says_when_rabbitmq_has_ended_by_itself() {
     left::kill_broker_of(id);
     let finished = broker.wait().await.unwrap();
     assert_eq!(finished.code, Some(1));
-    assert!(finished.stderr.contains("RabbitMQ has ended by itself"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("RabbitMQ has stopped by itself"), "{}", finished.stderr);
     assert_eq!(left::of(id), "");
 }
 

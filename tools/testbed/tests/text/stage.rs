@@ -286,7 +286,7 @@ async fn greeting() -> Result<&'static [(Stream, String)]> {
             for (ours, usual) in &ports {
                 line = line.replace(ours, usual);
             }
-            let is_last = line.starts_with("Ctrl-C ends");
+            let is_last = line.starts_with("Press Ctrl-C");
             lines.push((stream, line));
             if is_last {
                 break;
