@@ -62,7 +62,7 @@ fn say(answer: &Answer) -> Result<()> {
 }
 
 /// A child, seen from the parent. Ends with this value.
-pub struct Session {
+pub struct ChildProcess {
     pub variant: Variant,
     what: String,
     child: Child,
@@ -70,7 +70,7 @@ pub struct Session {
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl Session {
+impl ChildProcess {
     /// Starts a child and waits until it is ready. `tool` is a command to run it under, with its arguments.
     pub async fn start(
         work: &Work,
@@ -79,7 +79,7 @@ impl Session {
         name: &str,
         python: Option<&Python>,
         tool: &[OsString],
-    ) -> Result<Session> {
+    ) -> Result<ChildProcess> {
         let mut words = tool.to_vec();
         match (variant, python) {
             (Variant::AioPika, Some(python)) => words.extend(python.command(work, name)?),
@@ -101,10 +101,10 @@ impl Session {
             .with_context(|| format!("cannot start {}", words[0].display()))?;
         let stdin = child.stdin.take().context("no stdin")?;
         let lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
-        let mut session = Session { variant, what, child, stdin, lines };
-        match session.answer().await? {
-            Answer::Ready { .. } => Ok(session),
-            other => Err(session.foreign(&other)),
+        let mut process = ChildProcess { variant, what, child, stdin, lines };
+        match process.answer().await? {
+            Answer::Ready { .. } => Ok(process),
+            other => Err(process.foreign(&other)),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{ffi::OsString, fs, path::Path, process::Stdio};
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
-use crate::{child::Session, measure::Setting, variants::Variant, work::Work};
+use crate::{child::ChildProcess, measure::Setting, variants::Variant, work::Work};
 
 const SHORT: u64 = 2_000;
 const LONG: u64 = 12_000;
@@ -92,13 +92,14 @@ impl Counter {
     async fn run(self, setting: &Setting<'_>, work: &Work, variant: Variant, count: u64) -> Result<f64> {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("counted");
-        let stage = setting.builder.build(work, variant).await?;
-        stage.fill(count).await?;
+        let topology = setting.builder.build(work, variant).await?;
+        topology.fill(count).await?;
         let tool = self.command(&file);
-        let mut session = Session::start(work, variant, setting.url, &stage.name, setting.python, &tool).await?;
-        session.round(count).await?;
-        session.finish().await?;
-        stage.remove().await?;
+        let mut process =
+            ChildProcess::start(work, variant, setting.url, &topology.name, setting.python, &tool).await?;
+        process.round(count).await?;
+        process.finish().await?;
+        topology.remove().await?;
         self.read(&file)
     }
 }

@@ -10,8 +10,8 @@ mod measure;
 mod plot;
 mod report;
 mod soak;
-mod stage;
 mod stats;
+mod topology;
 mod url;
 mod usage;
 mod variants;
@@ -28,7 +28,7 @@ use crate::{
     instructions::Counter,
     measure::{Measured, Setting, measure},
     report::Figure,
-    stage::Builder,
+    topology::Builder,
     variants::{Variant, aio_pika::Python},
     work::{QueueKind, Reply, SMALL, Work},
 };

@@ -3,16 +3,16 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod fault;
+pub mod kept_setup;
 pub mod logs;
 pub mod losses;
 pub mod matrix;
+pub mod numbered_publisher;
 pub mod numbers;
 pub mod panics;
-pub mod pump;
 pub mod reader;
-pub mod seat;
 pub mod soak;
-pub mod trouble;
 pub mod users;
 pub mod wait;

@@ -11,8 +11,8 @@ use testbed::Broker;
 use tokio::time::sleep;
 
 use crate::{
+    access::Access,
     fault::Fault,
-    seat::Seat,
     users::{Kind, User},
     wait::within,
 };
@@ -38,7 +38,7 @@ pub struct Outcome {
 
 struct Cell<'a> {
     kind: Kind,
-    seat: Arc<Seat<'a>>,
+    access: Arc<Access<'a>>,
     user: Box<dyn User + 'a>,
     over: Instant,
     times: Vec<Duration>,
@@ -64,7 +64,7 @@ pub async fn run(broker: &Broker, fault: Fault, kinds: &[Kind], rounds: u32) -> 
             stop(broker, fault).await?;
         }
         let name = format!("in round {round}");
-        all(&mut cells, &name, async |cell| cell.suffer(fault).await).await;
+        all(&mut cells, &name, async |cell| cell.make_fault(fault).await).await;
         if fault.is_of_the_broker() {
             let over = start(broker).await?;
             cells.iter_mut().for_each(|cell| cell.over = over);
@@ -113,22 +113,23 @@ async fn start(broker: &Broker) -> Result<Instant> {
 
 impl<'a> Cell<'a> {
     async fn open(broker: &'a Broker, kind: Kind) -> Result<Self> {
-        let seat = Arc::new(Seat::new(broker).await?);
-        let user = within(STEP, "its start", kind.start(seat.clone())).await??;
-        Ok(Self { kind, seat, user, over: Instant::now(), times: Vec::new(), trouble: None })
+        let access = Arc::new(Access::new(broker).await?);
+        let user = within(STEP, "its start", kind.start(access.clone())).await??;
+        Ok(Self { kind, access, user, over: Instant::now(), times: Vec::new(), trouble: None })
     }
 
     /// Makes the fault, waits until it is felt, and ends it.
-    async fn suffer(&mut self, fault: Fault) -> Result<()> {
+    async fn make_fault(&mut self, fault: Fault) -> Result<()> {
         let mut hit = None;
         match fault {
-            Fault::Fin => self.seat.proxy.cut(),
-            Fault::Rst => self.seat.proxy.reset(),
-            Fault::Silence => self.seat.proxy.stall(),
-            Fault::MidFrame => self.seat.proxy.cut_after(fastrand::u32(100..2_000)),
+            Fault::Fin => self.access.proxy.cut(),
+            Fault::Rst => self.access.proxy.reset(),
+            Fault::Silence => self.access.proxy.stall(),
+            Fault::MidFrame => self.access.proxy.cut_after(fastrand::u32(100..2_000)),
             // By the time that is answered, they may be back.
             Fault::CloseConnections => {
-                let (closed, felt) = tokio::join!(self.seat.host.ask_to_close_connections(), self.user.suffers(fault));
+                let (closed, felt) =
+                    tokio::join!(self.access.host.ask_to_close_connections(), self.user.notices(fault));
                 closed?;
                 hit = Some(felt?);
             }
@@ -139,9 +140,9 @@ impl<'a> Cell<'a> {
         }
         let hit = match hit {
             Some(hit) => hit,
-            None => self.user.suffers(fault).await?,
+            None => self.user.notices(fault).await?,
         };
-        self.seat.proxy.resume();
+        self.access.proxy.resume();
         self.over = if fault.lasts() { Instant::now() } else { hit };
         Ok(())
     }

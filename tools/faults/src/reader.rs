@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use common::{Consumer, Delivery, Error};
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::{numbers::Numbers, pump::Pump, wait::until};
+use crate::{numbered_publisher::NumberedPublisher, numbers::Numbers, wait::until};
 
 /// So many messages have to come through before a user counts as working.
 const SOME: u64 = 20;
@@ -80,26 +80,27 @@ impl Reader {
         }
     }
 
-    /// Waits until some more of the pump's messages have come through.
+    /// Waits until some more of the publisher's messages have come through.
     ///
     /// # Errors
     /// When they do not come in time.
-    pub async fn flows_from(&self, pump: &Pump) -> Result<()> {
-        let wanted = pump.next() + SOME;
+    pub async fn flows_from(&self, publisher: &NumberedPublisher) -> Result<()> {
+        let wanted = publisher.next() + SOME;
         self.until("more messages", |seen| (seen.highest >= wanted).then_some(())).await
     }
 
-    /// Pauses the pump, and waits until everything has come that it knows to be confirmed, from the number `first` on.
-    /// The pump stays paused.
+    /// Pauses the publisher, and waits until everything has come that it knows to be confirmed, from the number `first` on.
+    /// The publisher stays paused.
     ///
     /// # Errors
     /// What has not come in time.
-    pub async fn catches_up_with(&self, pump: &Pump, first: u64) -> Result<()> {
-        pump.pause().await?;
-        let missing = || pump.confirmed().not_in(&self.received.lock().unwrap_or_else(PoisonError::into_inner), first);
+    pub async fn catches_up_with(&self, publisher: &NumberedPublisher, first: u64) -> Result<()> {
+        publisher.pause().await?;
+        let missing =
+            || publisher.confirmed().not_in(&self.received.lock().unwrap_or_else(PoisonError::into_inner), first);
         let complete = self.until("every confirmed message", |_| missing().is_empty().then_some(())).await;
         if let Err(error) = complete {
-            let (missing, confirmed) = (missing(), pump.confirmed().len());
+            let (missing, confirmed) = (missing(), publisher.confirmed().len());
             let some = &missing[..missing.len().min(5)];
             bail!("{error:#}: of {confirmed} confirmed messages {} are missing, such as {some:?}", missing.len());
         }

@@ -178,8 +178,8 @@ async fn relay(
         let (from_server, to_server) = server.split();
         let ended = orders.clone();
         tokio::select! {
-            () = pump(from_client, to_server, ended.clone(), shared) => {}
-            () = pump(from_server, to_client, ended, shared) => {}
+            () = forward(from_client, to_server, ended.clone(), shared) => {}
+            () = forward(from_server, to_client, ended, shared) => {}
             _ = orders.wait_for(|now| now.cuts > began.cuts || now.resets > began.resets) => {}
         }
     }
@@ -193,7 +193,7 @@ async fn relay(
 }
 
 /// Passes bytes on until either side ends or the budget is used up.
-async fn pump(
+async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut orders: watch::Receiver<Orders>,

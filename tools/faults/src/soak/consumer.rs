@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{WorkQueue, accounts::Accounts};
-use crate::trouble::Stash;
+use crate::kept_setup::KeptSetup;
 
 /// One of the soak's consumers.
 pub struct Worker {
@@ -20,7 +20,7 @@ pub struct Worker {
     /// What it consumes from.
     pub queue: WorkQueue,
     /// For trouble.
-    pub stash: Stash,
+    pub kept_setup: KeptSetup,
     /// Where it reports what it receives.
     pub accounts: Arc<Accounts>,
     /// Its own chance.
@@ -31,7 +31,7 @@ impl Worker {
     /// Consumes until told to stop.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
-            let value = (self.queue.clone(), self.stash.clone());
+            let value = (self.queue.clone(), self.kept_setup.clone());
             match self.channel.consume_with(value, subscribe).await {
                 Ok(mut consumer) => {
                     tokio::select! {
@@ -46,7 +46,7 @@ impl Worker {
                 }
             }
         }
-        self.stash.clear();
+        self.kept_setup.clear();
     }
 
     /// Some thousand messages; then the stream is dropped, and what it has prefetched has to come to the next one.
@@ -88,8 +88,11 @@ impl Worker {
     }
 }
 
-async fn subscribe(channel: SetupChannel, (queue, stash): (WorkQueue, Stash)) -> common::Result<BasicConsumeArguments> {
-    stash.keep(&channel);
+async fn subscribe(
+    channel: SetupChannel,
+    (queue, kept_setup): (WorkQueue, KeptSetup),
+) -> common::Result<BasicConsumeArguments> {
+    kept_setup.keep(&channel);
     channel.basic_qos(BasicQosArguments::new(0, 50, false)).await?;
     channel.queue_declare(queue.declaration()).await?;
     Ok(BasicConsumeArguments::new(&queue.name, ""))

@@ -1,12 +1,12 @@
 //! Producers, consumers and a random fault every few seconds, for minutes: nothing may be lost, and nothing may be left.
 
 mod accounts;
-mod chaos;
 mod consumer;
-mod extras;
-mod gauge;
+mod participants;
 mod producer;
-mod stage;
+mod random_faults;
+mod usage;
+mod volatile_consumers;
 
 use std::{
     sync::Arc,
@@ -26,9 +26,9 @@ use common::{QueueDeclaration, classic_queue, quorum_queue};
 
 use self::{
     accounts::{Accounts, now},
-    chaos::{Chaos, Made},
-    gauge::{Memory, connection_threads},
-    stage::Stage,
+    participants::Participants,
+    random_faults::{Made, RandomFaults},
+    usage::{Memory, connection_threads},
 };
 use crate::{panics, wait::within};
 
@@ -94,13 +94,13 @@ async fn soak(broker: &Broker, options: &Options, tested: &tokio::runtime::Handl
     let host = broker.virtual_host().await?;
     let mut rng = Rng::with_seed(options.seed);
     let accounts = Arc::new(Accounts::new(options.producers));
-    let mut stage = Stage::set(broker, &host, options, accounts.clone(), &mut rng, tested).await?;
-    let mut chaos = Chaos {
+    let mut participants = Participants::set(broker, &host, options, accounts.clone(), &mut rng, tested).await?;
+    let mut random_faults = RandomFaults {
         broker,
         host: &host,
-        proxies: stage.proxies(),
-        trips: stage.trips.clone(),
-        stashes: stage.stashes.clone(),
+        proxies: participants.proxies(),
+        close_flags: participants.close_flags.clone(),
+        kept_setups: participants.kept_setups.clone(),
         rng: rng.fork(),
         made: Made::default(),
         stalls: JoinSet::new(),
@@ -109,15 +109,15 @@ async fn soak(broker: &Broker, options: &Options, tested: &tokio::runtime::Handl
     let mut progress = Progress { accounts: &accounts, begun, confirmed: 0, tested };
     let end = tokio::time::Instant::now() + options.duration;
     tokio::select! {
-        reigned = chaos.reign(options.every, end) => reigned?,
+        outcome = random_faults.run(options.every, end) => outcome?,
         () = progress.show(&mut memory) => {}
     }
     let took = begun.elapsed();
-    println!("{} faults in {} s: {}", chaos.made.total(), took.as_secs(), chaos.made);
+    println!("{} faults in {} s: {}", random_faults.made.total(), took.as_secs(), random_faults.made);
 
-    let outage = stage.end(&accounts).await;
-    nothing_left(&stage, &accounts, tested).await?;
-    drop(chaos);
+    let outage = participants.end(&accounts).await;
+    nothing_left(&participants, &accounts, tested).await?;
+    drop(random_faults);
     println!("{} confirmed/s; {}", now(&accounts.figures.confirmed) / took.as_secs().max(1), accounts.figures);
     println!("longest outage {:.1} s; memory in MiB: {memory}", outage.as_secs_f32());
     if let Some(trouble) = memory.trouble() {
@@ -134,13 +134,17 @@ async fn soak(broker: &Broker, options: &Options, tested: &tokio::runtime::Handl
         println!("ok: nothing lost, nothing left");
     }
     // Dropping the virtual host waits for the broker.
-    drop(stage);
+    drop(participants);
     tokio::task::block_in_place(|| drop(host));
     Ok(violations.is_empty())
 }
 
 /// No task, thread, connection or channel may be left.
-async fn nothing_left(stage: &Stage<'_>, accounts: &Accounts, tested: &tokio::runtime::Handle) -> Result<()> {
+async fn nothing_left(
+    participants: &Participants<'_>,
+    accounts: &Accounts,
+    tested: &tokio::runtime::Handle,
+) -> Result<()> {
     let ended = async {
         while tested.metrics().num_alive_tasks() > 0 || connection_threads().is_some_and(|threads| threads > 0) {
             sleep(Duration::from_millis(50)).await;
@@ -150,7 +154,7 @@ async fn nothing_left(stage: &Stage<'_>, accounts: &Accounts, tested: &tokio::ru
         let (tasks, threads) = (tested.metrics().num_alive_tasks(), connection_threads().unwrap_or_default());
         accounts.violation(format!("{tasks} tasks and {threads} threads are left"));
     }
-    let (connections, channels) = stage.left_on_the_broker().await?;
+    let (connections, channels) = participants.left_on_the_broker().await?;
     if connections + channels > 0 {
         accounts.violation(format!("{connections} connections and {channels} channels are left on the broker"));
     }

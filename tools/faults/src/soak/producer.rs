@@ -23,7 +23,7 @@ use super::{
     FULL, WorkQueue,
     accounts::{Accounts, Destination, count},
 };
-use crate::trouble::close_by_publishing;
+use crate::kept_setup::close_by_publishing;
 
 /// One of the soak's producers.
 pub struct Producer {
@@ -38,7 +38,7 @@ pub struct Producer {
     /// Where it reports every outcome.
     pub accounts: Arc<Accounts>,
     /// Set when it shall make the broker close its channel.
-    pub trip: Arc<AtomicBool>,
+    pub close_flag: Arc<AtomicBool>,
     /// Messages per second.
     pub rate: u32,
     /// Its own chance.
@@ -59,8 +59,8 @@ impl Producer {
     }
 
     async fn act(&mut self) {
-        if self.trip.swap(false, Ordering::Relaxed) {
-            return self.trip_over().await;
+        if self.close_flag.swap(false, Ordering::Relaxed) {
+            return self.provoke_close().await;
         }
         match self.rng.u32(0..100) {
             0..40 => self.publish(Destination::Work).await,
@@ -161,7 +161,7 @@ impl Producer {
     }
 
     /// Publishes what makes the broker close the channel.
-    async fn trip_over(&mut self) {
+    async fn provoke_close(&mut self) {
         // Whether it did depends on what else goes wrong meanwhile.
         let _ = close_by_publishing(&self.channel).await;
     }

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use clap::ValueEnum;
 use common::ConnectionManager;
 
-use crate::{fault::Fault, losses::Losses, seat::Seat};
+use crate::{access::Access, fault::Fault, losses::Losses};
 
 /// One kind of user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,7 +34,7 @@ pub enum Kind {
     Closing,
 }
 
-/// As on the command line.
+/// As on the command connection.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
@@ -46,19 +46,19 @@ impl Kind {
     ///
     /// # Errors
     /// When it does not work even without a fault.
-    pub async fn start<'a>(self, seat: Arc<Seat<'a>>) -> Result<Box<dyn User + 'a>> {
+    pub async fn start<'a>(self, access: Arc<Access<'a>>) -> Result<Box<dyn User + 'a>> {
         Ok(match self {
-            Self::Publisher => Box::new(publisher::Publisher::start(seat).await?),
-            Self::Consumer => Box::new(consumer::Consumer::start(seat).await?),
-            Self::Exclusive => Box::new(exclusive::Exclusive::start(seat).await?),
-            Self::TwoChannels => Box::new(two_channels::TwoChannels::start(seat).await?),
-            Self::Closing => Box::new(closing::Closing::new(seat)),
+            Self::Publisher => Box::new(publisher::Publisher::start(access).await?),
+            Self::Consumer => Box::new(consumer::Consumer::start(access).await?),
+            Self::Exclusive => Box::new(exclusive::Exclusive::start(access).await?),
+            Self::TwoChannels => Box::new(two_channels::TwoChannels::start(access).await?),
+            Self::Closing => Box::new(closing::Closing::new(access)),
         })
     }
 }
 
 /// Somebody who works before a fault and has to work after it. Called in this order, round after round: `works`; the
-/// fault, for some faults made by the user itself; `suffers`; the end of the fault; `is_back`.
+/// fault, for some faults made by the user itself; `notices`; the end of the fault; `is_back`.
 #[async_trait]
 pub trait User: Send {
     /// Waits until everything works.
@@ -68,7 +68,7 @@ pub trait User: Send {
     /// Deletes its queue.
     async fn lose_queue(&mut self) -> Result<()>;
     /// Waits until the fault is felt; tells when it hit.
-    async fn suffers(&mut self, fault: Fault) -> Result<Instant>;
+    async fn notices(&mut self, fault: Fault) -> Result<Instant>;
     /// Waits until everything works again after a fault that was over at `over`, and checks what was promised. Tells
     /// how long it took.
     async fn is_back(&mut self, fault: Fault, over: Instant) -> Result<Duration>;
@@ -81,15 +81,15 @@ pub trait User: Send {
 }
 
 /// A user's connection manager, through its proxy.
-struct Line {
+struct UserConnection {
     connections: ConnectionManager,
     losses: Losses,
     before: u32,
 }
 
-impl Line {
-    fn new(seat: &Seat<'_>) -> Result<Self> {
-        let connections = ConnectionManager::new(seat.options()?);
+impl UserConnection {
+    fn new(access: &Access<'_>) -> Result<Self> {
+        let connections = ConnectionManager::new(access.options()?);
         let losses = Losses::of(&connections);
         Ok(Self { connections, losses, before: 0 })
     }
@@ -124,6 +124,6 @@ impl Line {
     }
 }
 
-async fn delete_queue(seat: &Seat<'_>, name: &str) -> Result<()> {
-    seat.host.delete(&format!("/api/queues/{{vhost}}/{name}")).await
+async fn delete_queue(access: &Access<'_>, name: &str) -> Result<()> {
+    access.host.delete(&format!("/api/queues/{{vhost}}/{name}")).await
 }

@@ -6,8 +6,6 @@ mod daemon;
 mod docker;
 mod found;
 #[cfg(unix)]
-mod group;
-#[cfg(unix)]
 mod install;
 mod management;
 #[cfg(unix)]
@@ -16,6 +14,8 @@ mod node;
 mod node_directory;
 mod ports;
 mod probe;
+#[cfg(unix)]
+mod process_group;
 mod start;
 mod tls;
 mod virtual_host;

@@ -22,11 +22,10 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Machinery, PORT_TAKEN, Ports, ServerTls,
-    group::Group,
-    last_words,
+    Machinery, PORT_TAKEN, Ports, ServerTls, last_words,
     node_directory::PORT_FILE,
     ports::{free_port, random},
+    process_group::ProcessGroup,
     start::Settings,
 };
 use crate::guard::Guard;
@@ -63,8 +62,8 @@ done
 pub(super) struct NodeBroker {
     commands: Commands,
     environment: Vec<(&'static str, OsString)>,
-    node: Mutex<Option<Group>>,
-    epmd: Option<Group>,
+    node: Mutex<Option<ProcessGroup>>,
+    epmd: Option<ProcessGroup>,
     // After the processes: it removes what is left of them.
     guard: Option<Guard>,
     directory: PathBuf,
@@ -139,7 +138,7 @@ impl NodeBroker {
         let address = ("127.0.0.1", port);
         let mut command = self.command("epmd", self.commands.epmd.as_os_str());
         command.args(["-address", address.0, "-port", &port.to_string()]);
-        let mut epmd = Group::start(command, self.run_file("epmd"))?;
+        let mut epmd = ProcessGroup::start(command, self.run_file("epmd"))?;
         let deadline = Instant::now() + EPMD;
         while TcpStream::connect(address).is_err() {
             if !epmd.runs()? {
@@ -159,7 +158,7 @@ impl NodeBroker {
         let log = File::create(self.log_file())?;
         let mut command = self.command("node", server.as_os_str());
         command.stdout(log.try_clone()?).stderr(log);
-        *self.node() = Some(Group::start(command, self.run_file("node"))?);
+        *self.node() = Some(ProcessGroup::start(command, self.run_file("node"))?);
         Ok(())
     }
 
@@ -195,7 +194,7 @@ impl NodeBroker {
         self.directory.join("node.log")
     }
 
-    fn node(&self) -> MutexGuard<'_, Option<Group>> {
+    fn node(&self) -> MutexGuard<'_, Option<ProcessGroup>> {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

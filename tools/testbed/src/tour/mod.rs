@@ -1,12 +1,12 @@
 //! `cargo tour`: plays the lessons with the real programs, and checks what it shows.
 
-mod cast;
 mod lessons;
 mod page;
 mod pause;
+mod processes;
 mod progress;
 mod queue;
-mod stage;
+mod steps;
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ use self::{
     page::Page,
     pause::Pause,
     progress::Progress,
-    stage::{Act, Stage, Stop},
+    steps::{Step, Steps, Stop},
 };
 use crate::{Broker, build_programs};
 
@@ -119,8 +119,8 @@ async fn tour(options: &Options) -> Result<bool> {
     let mut verdicts = Vec::new();
     for lesson in lessons {
         page.title(lesson.number(), lesson.title(), &lesson.name())?;
-        let stage = Stage::new(&mut page, pause.as_mut(), &programs, broker.url());
-        let difference = match play(lesson, stage).await {
+        let steps = Steps::new(&mut page, pause.as_mut(), &programs, broker.url());
+        let difference = match play(lesson, steps).await {
             Ok(()) => None,
             Err(Stop::Difference(difference)) => Some(difference),
             Err(Stop::Failure(error)) => return Err(error),
@@ -132,7 +132,7 @@ async fn tour(options: &Options) -> Result<bool> {
     }
     page.rule()?;
     for (lesson, difference) in &verdicts {
-        page.verdict(lesson.number(), lesson.title(), lesson.moral(), difference.as_ref())?;
+        page.verdict(lesson.number(), lesson.title(), lesson.summary(), difference.as_ref())?;
     }
     let all_seen = verdicts.iter().all(|(_, difference)| difference.is_none());
     page.closing(if all_seen { "Now you: start `cargo broker`, and follow a chapter's README." } else { "" })?;
@@ -141,13 +141,13 @@ async fn tour(options: &Options) -> Result<bool> {
 }
 
 /// Plays a chapter; none of its programs runs any more when this returns.
-async fn play(lesson: Lesson, mut stage: Stage<'_>) -> Act {
-    let played = match lesson.play(&mut stage).await {
-        Ok(()) => stage.close().await,
+async fn play(lesson: Lesson, mut steps: Steps<'_>) -> Step {
+    let played = match lesson.play(&mut steps).await {
+        Ok(()) => steps.close().await,
         stopped => stopped,
     };
     // What has been seen is worth more than what cannot be tidied up.
-    drop(stage.tidy_up().await);
+    drop(steps.tidy_up().await);
     played
 }
 

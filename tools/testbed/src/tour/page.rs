@@ -24,7 +24,7 @@ const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// One for each program of a chapter. Green and red have a meaning of their own.
-const CAST: [Style; 5] = [
+const PROGRAM_COLOURS: [Style; 5] = [
     AnsiColor::Cyan.on_default(),
     AnsiColor::Yellow.on_default(),
     AnsiColor::Magenta.on_default(),
@@ -38,7 +38,7 @@ pub(super) struct Page {
     /// No line of text is longer.
     columns: usize,
     /// The programs of the chapter by the names they have in its drawing.
-    cast: Vec<String>,
+    programs: Vec<String>,
 }
 
 /// What was expected, and what was seen instead.
@@ -52,7 +52,7 @@ pub(super) struct Difference {
 
 impl Page {
     pub(super) fn new() -> Page {
-        Page { out: anstream::stdout(), columns: columns(&Term::stdout()), cast: Vec::new() }
+        Page { out: anstream::stdout(), columns: columns(&Term::stdout()), programs: Vec::new() }
     }
 
     /// What is to come, how drawings are to be read, and which RabbitMQ it is.
@@ -76,10 +76,10 @@ impl Page {
     /// A drawing. The names in round brackets are the chapter's programs: each gets its colour, here and wherever it
     /// says something.
     pub(super) fn drawing(&mut self, drawing: &str) -> io::Result<()> {
-        self.cast = names(drawing).map(str::to_owned).collect();
+        self.programs = names(drawing).map(str::to_owned).collect();
         for line in drawing.lines().filter(|line| !line.is_empty()) {
             let mut line = line.to_owned();
-            for name in &self.cast {
+            for name in &self.programs {
                 let style = self.style(name);
                 line = line.replace(&format!("({name})"), &format!("{style}({name}){style:#}"));
             }
@@ -184,12 +184,12 @@ impl Page {
         &mut self,
         number: usize,
         title: &str,
-        moral: &str,
+        summary: &str,
         difference: Option<&Difference>,
     ) -> io::Result<()> {
         match difference {
             None => {
-                let lines = wrap(moral, self.columns - 26);
+                let lines = wrap(summary, self.columns - 26);
                 let (first, rest) = lines.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
                 writeln!(self.out, "  {GOOD}✓{GOOD:#} {number}  {TITLE}{title:17}{TITLE:#}  {first}")?;
                 rest.iter().try_for_each(|line| writeln!(self.out, "{:26}{line}", ""))
@@ -217,13 +217,13 @@ impl Page {
     }
 
     fn style(&self, name: &str) -> Style {
-        let at = self.cast.iter().position(|known| known == name);
-        at.and_then(|at| CAST.get(at % CAST.len())).copied().unwrap_or(QUIET)
+        let at = self.programs.iter().position(|known| known == name);
+        at.and_then(|at| PROGRAM_COLOURS.get(at % PROGRAM_COLOURS.len())).copied().unwrap_or(QUIET)
     }
 
     /// How wide the column with the programs' names is.
     fn width(&self) -> usize {
-        self.cast.iter().map(|name| name.chars().count()).max().unwrap_or(0)
+        self.programs.iter().map(|name| name.chars().count()).max().unwrap_or(0)
     }
 }
 
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cast_of_a_drawing_is_what_stands_in_round_brackets() {
+    fn the_programs_of_a_drawing_are_the_names_in_round_brackets() {
         let drawing = "(send) ──▶ [hello] ──▶ (worker 1)";
         assert_eq!(names(drawing).collect::<Vec<_>>(), ["send", "worker 1"]);
     }

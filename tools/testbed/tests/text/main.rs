@@ -7,7 +7,7 @@ mod code;
 mod console;
 mod links;
 mod markdown;
-mod stage;
+mod player;
 mod terminal;
 
 use std::{path::Path, time::Duration};
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use console::{Command, Console, What};
 use markdown::{Block, Document, documents};
-use stage::Stage;
+use player::Player;
 
 /// What stands after a fence. A block of another language would not be checked; one that is indented has none.
 const LANGUAGES: [&str; 9] = ["console", "diff", "json", "python", "rust", "sh", "text", "toml", "powershell"];
@@ -108,7 +108,7 @@ async fn is_valid(command: &str) -> Result<()> {
             if let Some(at) = arguments.iter().position(|argument| argument == "--url") {
                 *arguments.get_mut(at + 1).context("--url needs a value")? = NOWHERE.to_owned();
             }
-            let finished = stage::program(&name).await?.args(arguments).url(NOWHERE).run().await?;
+            let finished = player::program(&name).await?.args(arguments).url(NOWHERE).run().await?;
             ensure!(finished.code != Some(2), "{}", finished.stderr);
         }
         What::Alias(name, arguments) => {
@@ -148,7 +148,7 @@ async fn play(document: &Document) -> Result<()> {
         return Ok(());
     }
     let _place = PLACES.acquire().await?;
-    stage::programs().await?;
+    player::programs().await?;
     let broker = Broker::start().await?;
     play_on(&broker, document, Duration::from_secs(30)).await?;
     broker.shutdown().await
@@ -161,12 +161,12 @@ fn is_console(block: &Block) -> bool {
 async fn play_on(broker: &Broker, document: &Document, patience: Duration) -> Result<()> {
     let blocks: Vec<&Block> = document.blocks.iter().filter(|block| is_console(block)).collect();
     for section in blocks.chunk_by(|one, other| one.section == other.section) {
-        let mut stage = Stage::new(broker, patience);
+        let mut player = Player::new(broker, patience);
         for block in section {
-            let play = async { stage.play(&Console::parse(block)?).await };
+            let play = async { player.play(&Console::parse(block)?).await };
             play.await.with_context(|| format!("the block at line {}", block.line))?;
         }
-        stage.end().await.with_context(|| format!("the section with the block at line {}", section[0].line))?;
+        player.end().await.with_context(|| format!("the section with the block at line {}", section[0].line))?;
     }
     Ok(())
 }
@@ -230,7 +230,7 @@ const WRONG: [(&str, &str); 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_that_is_right_passes_and_one_with_a_wrong_letter_does_not() -> Result<()> {
-    stage::programs().await?;
+    player::programs().await?;
     let broker = Broker::shared().await?;
     let play = async |text: &str, patience| {
         play_on(broker, &markdown::parse(Path::new("sample.md"), text), Duration::from_secs(patience)).await

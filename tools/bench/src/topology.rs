@@ -16,7 +16,7 @@ use crate::{
     work::{QueueKind, SMALL, Work},
 };
 
-/// Builds stages, on a connection of its own.
+/// Builds topologies, on a connection of its own.
 pub struct Builder {
     connections: ConnectionManager,
     channel: Channel,
@@ -25,7 +25,7 @@ pub struct Builder {
 }
 
 /// What one variant finds for one work.
-pub struct Stage {
+pub struct Topology {
     pub name: String,
     channel: Channel,
     queues: Vec<String>,
@@ -36,20 +36,20 @@ pub struct Stage {
 impl Builder {
     pub async fn connect(url: &str) -> Result<Builder> {
         let connections = ConnectionManager::new(url.parse()?);
-        let channel = connections.channel("stage").await?;
+        let channel = connections.channel("topology").await?;
         let run = uuid::Uuid::new_v4().simple().to_string();
         Ok(Builder { connections, channel, run: format!("bench-{}", &run[..8]) })
     }
 
     /// Declares what this variant needs for this work.
-    pub async fn build(&self, work: &Work, variant: Variant) -> Result<Stage> {
+    pub async fn build(&self, work: &Work, variant: Variant) -> Result<Topology> {
         let name = format!("{}-{work}-{variant}", self.run);
         let count = match work {
             Work::Fanout { queues } => *queues,
             Work::Connect => 0,
             _ => 1,
         };
-        let mut stage = Stage {
+        let mut topology = Topology {
             name: name.clone(),
             channel: self.channel.clone(),
             queues: Vec::new(),
@@ -59,19 +59,19 @@ impl Builder {
         if let Work::Fanout { .. } = work {
             let exchange = ExchangeDeclareArguments::of_type(&name, ExchangeType::Fanout);
             self.channel.exchange_declare(exchange).await?;
-            stage.exchange = Some(name.clone());
+            topology.exchange = Some(name.clone());
         }
         for number in 0..count {
-            let queue = if stage.exchange.is_some() { format!("{name}-{number}") } else { name.clone() };
+            let queue = if topology.exchange.is_some() { format!("{name}-{number}") } else { name.clone() };
             let quorum = matches!(work, Work::Publish { queue: QueueKind::Quorum, .. });
             let declare = if quorum { quorum_queue(&queue) } else { classic_queue(&queue) };
             self.channel.queue_declare(declare).await?;
-            if let Some(exchange) = &stage.exchange {
+            if let Some(exchange) = &topology.exchange {
                 self.channel.queue_bind(QueueBindArguments::new(&queue, exchange, "")).await?;
             }
-            stage.queues.push(queue);
+            topology.queues.push(queue);
         }
-        Ok(stage)
+        Ok(topology)
     }
 
     pub async fn close(self) -> Result<()> {
@@ -79,7 +79,7 @@ impl Builder {
     }
 }
 
-impl Stage {
+impl Topology {
     /// Before a round: what is to be consumed is there.
     pub async fn fill(&self, count: u64) -> Result<()> {
         let count = if self.filled { count } else { 0 };

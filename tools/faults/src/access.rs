@@ -7,14 +7,14 @@ use common::{ConnectOptions, ConnectionManager};
 use testbed::{Broker, Proxy, VirtualHost};
 
 /// A virtual host of its own, with one way to it that faults are made on, and one that is spared.
-pub struct Seat<'broker> {
+pub struct Access<'broker> {
     /// All its connections but the spared ones are in the name of its user.
     pub host: VirtualHost<'broker>,
     /// What the user's connections go through.
     pub proxy: Proxy,
 }
 
-impl<'broker> Seat<'broker> {
+impl<'broker> Access<'broker> {
     /// A new one.
     pub async fn new(broker: &'broker Broker) -> Result<Self> {
         let host = broker.virtual_host().await?;

@@ -9,10 +9,10 @@ use crate::{Program, Running, Stream};
 
 /// The programs that have been started. They end with this value.
 #[derive(Default)]
-pub(super) struct Cast(Vec<Actor>);
+pub(super) struct Processes(Vec<Process>);
 
 /// A program that has been started.
-pub(super) struct Actor {
+pub(super) struct Process {
     pub(super) name: String,
     /// None once it has ended.
     pub(super) running: Option<Running>,
@@ -33,10 +33,10 @@ pub(super) struct Line {
     pub(super) text: String,
 }
 
-impl Cast {
+impl Processes {
     /// Starts a program. It takes the place of the one that had the name before.
     pub(super) fn start(&mut self, name: &str, program: Program) -> Result<()> {
-        let actor = Actor {
+        let process = Process {
             name: name.to_owned(),
             running: Some(program.spawn()?),
             code: None,
@@ -44,28 +44,28 @@ impl Cast {
             unread: VecDeque::new(),
             printed: Vec::new(),
         };
-        self.0.retain(|actor| actor.name != name);
-        self.0.push(actor);
+        self.0.retain(|process| process.name != name);
+        self.0.push(process);
         Ok(())
     }
 
-    pub(super) fn actors(&mut self) -> &mut [Actor] {
+    pub(super) fn all(&mut self) -> &mut [Process] {
         &mut self.0
     }
 
-    pub(super) fn actor(&mut self, name: &str) -> Result<&mut Actor> {
-        let actor = self.0.iter_mut().find(|actor| actor.name == name);
-        actor.with_context(|| format!("`{name}` has not been started"))
+    pub(super) fn process(&mut self, name: &str) -> Result<&mut Process> {
+        let process = self.0.iter_mut().find(|process| process.name == name);
+        process.with_context(|| format!("`{name}` has not been started"))
     }
 
     pub(super) fn is_running(&self, names: &[&str]) -> bool {
-        self.0.iter().any(|actor| names.contains(&actor.name.as_str()) && actor.running.is_some())
+        self.0.iter().any(|process| names.contains(&process.name.as_str()) && process.running.is_some())
     }
 
     /// Waits for the next thing that any program does: a line, or none if one has ended.
     pub(super) async fn next(&mut self) -> Result<Option<Line>> {
-        let outputs = self.0.iter_mut().enumerate().filter_map(|(at, actor)| {
-            let running = actor.running.as_mut()?;
+        let outputs = self.0.iter_mut().enumerate().filter_map(|(at, process)| {
+            let running = process.running.as_mut()?;
             Some(Box::pin(async move { (at, running.next_output().await) }))
         });
         let outputs: Vec<_> = outputs.collect();
@@ -74,18 +74,18 @@ impl Cast {
         }
         // What is dropped here has lost nothing: a line that comes later waits for the next call.
         let ((at, output), ..) = select_all(outputs).await;
-        let Some(actor) = self.0.get_mut(at) else { return Ok(None) };
+        let Some(process) = self.0.get_mut(at) else { return Ok(None) };
         match output {
             Some((stream, text)) => {
                 if stream == Stream::Stdout {
-                    actor.printed.push(text.clone());
+                    process.printed.push(text.clone());
                 }
-                actor.unread.push_back((stream, text.clone()));
-                Ok(Some(Line { name: actor.name.clone(), stream, text }))
+                process.unread.push_back((stream, text.clone()));
+                Ok(Some(Line { name: process.name.clone(), stream, text }))
             }
             None => {
-                if let Some(running) = actor.running.take() {
-                    actor.code = running.wait().await?.code;
+                if let Some(running) = process.running.take() {
+                    process.code = running.wait().await?.code;
                 }
                 Ok(None)
             }
@@ -94,33 +94,33 @@ impl Cast {
 
     /// The next line of one of these programs that nobody has asked for yet.
     pub(super) fn take_line(&mut self, names: &[&str], stream: Stream) -> Option<Line> {
-        self.0.iter_mut().filter(|actor| names.contains(&actor.name.as_str())).find_map(|actor| {
-            let at = actor.unread.iter().position(|(from, _)| *from == stream)?;
-            let (stream, text) = actor.unread.remove(at)?;
-            Some(Line { name: actor.name.clone(), stream, text })
+        self.0.iter_mut().filter(|process| names.contains(&process.name.as_str())).find_map(|process| {
+            let at = process.unread.iter().position(|(from, _)| *from == stream)?;
+            let (stream, text) = process.unread.remove(at)?;
+            Some(Line { name: process.name.clone(), stream, text })
         })
     }
 
     /// How often a program has printed this line.
     pub(super) fn copies(&self, name: &str, line: &str) -> usize {
-        let actors = self.0.iter().filter(|actor| actor.name == name);
-        actors.flat_map(|actor| &actor.printed).filter(|printed| *printed == line).count()
+        let all = self.0.iter().filter(|process| process.name == name);
+        all.flat_map(|process| &process.printed).filter(|printed| *printed == line).count()
     }
 
     /// Why nothing comes from these programs: the end of one, with what it has said of it; else none.
     pub(super) fn end_of(&self, names: &[&str]) -> Option<String> {
-        let mut ended = self.0.iter().filter(|actor| actor.running.is_none());
-        let actor = ended.find(|actor| names.contains(&actor.name.as_str()))?;
-        let end = match actor.code {
-            Some(code) => format!("{} has ended with exit code {code}", actor.name),
-            None => format!("{} was killed", actor.name),
+        let mut ended = self.0.iter().filter(|process| process.running.is_none());
+        let process = ended.find(|process| names.contains(&process.name.as_str()))?;
+        let end = match process.code {
+            Some(code) => format!("{} has ended with exit code {code}", process.name),
+            None => format!("{} was killed", process.name),
         };
-        let said = actor.unread.iter().find(|(stream, _)| *stream == Stream::Stderr);
+        let said = process.unread.iter().find(|(stream, _)| *stream == Stream::Stderr);
         Some(said.map_or(end.clone(), |(_, line)| format!("{end}: {line}")))
     }
 
     /// A line that nobody has asked for, of any program.
     pub(super) fn unread(&self) -> Option<(&str, &str)> {
-        self.0.iter().find_map(|actor| actor.unread.front().map(|(_, line)| (actor.name.as_str(), line.as_str())))
+        self.0.iter().find_map(|process| process.unread.front().map(|(_, line)| (process.name.as_str(), line.as_str())))
     }
 }

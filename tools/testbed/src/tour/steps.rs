@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    cast::{Cast, Line},
     page::{Difference, Page},
     pause::Pause,
+    processes::{Line, Processes},
     queue::{self, Queue},
 };
 use crate::{Program, Running, Stream};
@@ -37,36 +37,36 @@ impl From<io::Error> for Stop {
 }
 
 /// What each act of a script gives.
-pub(super) type Act<T = ()> = Result<T, Stop>;
+pub(super) type Step<T = ()> = Result<T, Stop>;
 
 /// Where one chapter is played. Its programs end with this value.
-pub(super) struct Stage<'tour> {
+pub(super) struct Steps<'tour> {
     page: &'tour mut Page,
     pause: Option<&'tour mut Pause>,
     programs: &'tour BTreeMap<String, PathBuf>,
     url: &'tour str,
-    cast: Cast,
+    processes: Processes,
     /// The queues that were free when the chapter began: what is in them later is ours.
     queues: Vec<String>,
 }
 
-impl<'tour> Stage<'tour> {
+impl<'tour> Steps<'tour> {
     pub(super) fn new(
         page: &'tour mut Page,
         pause: Option<&'tour mut Pause>,
         programs: &'tour BTreeMap<String, PathBuf>,
         url: &'tour str,
-    ) -> Stage<'tour> {
-        Stage { page, pause, programs, url, cast: Cast::default(), queues: Vec::new() }
+    ) -> Steps<'tour> {
+        Steps { page, pause, programs, url, processes: Processes::default(), queues: Vec::new() }
     }
 
     /// Shows the topology. The names in round brackets are those of the programs from here on.
-    pub(super) fn drawing(&mut self, drawing: &str) -> Act {
+    pub(super) fn drawing(&mut self, drawing: &str) -> Step {
         Ok(self.page.drawing(drawing)?)
     }
 
     /// Says what comes next; with `--pause` it comes when Enter is pressed.
-    pub(super) async fn say(&mut self, text: &str) -> Act {
+    pub(super) async fn say(&mut self, text: &str) -> Step {
         self.page.say(text)?;
         if let Some(pause) = &mut self.pause {
             pause.wait().await;
@@ -75,17 +75,17 @@ impl<'tour> Stage<'tour> {
     }
 
     /// Says what has been seen, as all of it was as expected.
-    pub(super) fn seen(&mut self, text: &str) -> Act {
+    pub(super) fn seen(&mut self, text: &str) -> Step {
         Ok(self.page.seen(text)?)
     }
 
     /// Shows a table.
-    pub(super) fn table(&mut self, head: &[&[&str]], rows: &[Vec<String>]) -> Act {
+    pub(super) fn table(&mut self, head: &[&[&str]], rows: &[Vec<String>]) -> Step {
         Ok(self.page.table(head, rows)?)
     }
 
     /// The queue holds no messages from before, and nobody takes ours away. One that does not exist is fine.
-    pub(super) async fn is_free(&mut self, queue: &str, reader: &str) -> Act {
+    pub(super) async fn is_free(&mut self, queue: &str, reader: &str) -> Step {
         let Queue { messages, consumers } = queue::look(self.url, queue).await?;
         let advice = match (messages, consumers) {
             (0, 0) => {
@@ -106,7 +106,7 @@ impl<'tour> Stage<'tour> {
     }
 
     /// Starts a program that is to run on, with its arguments, as `name` in the drawing.
-    pub(super) fn start(&mut self, name: &str, command: &str) -> Act {
+    pub(super) fn start(&mut self, name: &str, command: &str) -> Step {
         self.page.command(name, &typed(command))?;
         let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
         let path = self.programs.get(program).with_context(|| format!("the workspace has no program `{program}`"))?;
@@ -115,11 +115,11 @@ impl<'tour> Stage<'tour> {
             .url(self.url)
             // What the programs log when nobody asks for anything else, whatever the environment says.
             .env("RUST_LOG", "warn,common=info");
-        Ok(self.cast.start(name, program)?)
+        Ok(self.processes.start(name, program)?)
     }
 
     /// Runs a program to its end: it prints these lines, and ends well.
-    pub(super) async fn run(&mut self, name: &str, command: &str, lines: &[&str]) -> Act {
+    pub(super) async fn run(&mut self, name: &str, command: &str, lines: &[&str]) -> Step {
         self.start(name, command)?;
         for line in lines {
             self.expect(name, line).await?;
@@ -128,7 +128,7 @@ impl<'tour> Stage<'tour> {
     }
 
     /// Runs a program to its end: it prints these lines, then this one on standard error, and ends with 1.
-    pub(super) async fn run_failing(&mut self, name: &str, command: &str, lines: &[&str], error: &str) -> Act {
+    pub(super) async fn run_failing(&mut self, name: &str, command: &str, lines: &[&str], error: &str) -> Step {
         self.start(name, command)?;
         for line in lines {
             self.expect(name, line).await?;
@@ -138,30 +138,30 @@ impl<'tour> Stage<'tour> {
     }
 
     /// The next line that the program prints is this one.
-    pub(super) async fn expect(&mut self, name: &str, line: &str) -> Act {
+    pub(super) async fn expect(&mut self, name: &str, line: &str) -> Step {
         self.next_line_is(&[name], Stream::Stdout, line).await.map(drop)
     }
 
     /// The next line that any of these programs prints is this one. Says whose it is.
-    pub(super) async fn expect_of_one(&mut self, names: &[&str], line: &str) -> Act<String> {
+    pub(super) async fn expect_of_one(&mut self, names: &[&str], line: &str) -> Step<String> {
         self.next_line_is(names, Stream::Stdout, line).await
     }
 
     /// Ends a program, as Ctrl-C in its terminal does.
-    pub(super) async fn ctrl_c(&mut self, name: &str) -> Act {
+    pub(super) async fn ctrl_c(&mut self, name: &str) -> Step {
         self.page.output(name, Stream::Stdout, "^C")?;
         self.end(name, Running::interrupt).await
     }
 
     /// Kills a program: no chance to say good-bye.
-    pub(super) async fn kill(&mut self, name: &str) -> Act {
-        let id = self.cast.actor(name)?.running.as_ref().and_then(Running::id);
+    pub(super) async fn kill(&mut self, name: &str) -> Step {
+        let id = self.processes.process(name)?.running.as_ref().and_then(Running::id);
         self.page.command("", &format!("kill -9 {}   # {name}", id.unwrap_or_default()))?;
         self.end(name, Running::kill).await
     }
 
     /// Waits until the broker knows that nobody reads from the queue: it learns of the end of a program a little later.
-    pub(super) async fn nobody_reads_from(&mut self, queue: &str) -> Act {
+    pub(super) async fn nobody_reads_from(&mut self, queue: &str) -> Step {
         let deadline = Instant::now() + PATIENCE;
         // The broker tells nobody of it; asking again is all there is.
         while let consumers @ 1.. = queue::look(self.url, queue).await?.consumers {
@@ -175,24 +175,24 @@ impl<'tour> Stage<'tour> {
 
     /// How often the program has printed the line.
     pub(super) fn copies(&self, name: &str, line: &str) -> usize {
-        self.cast.copies(name, line)
+        self.processes.copies(name, line)
     }
 
     /// Ends what still runs. Nobody may have printed, or done, anything that was not expected.
-    pub(super) async fn close(&mut self) -> Act {
-        if let Some(gone) = self.cast.actors().iter().find(|actor| actor.stays && actor.running.is_none()) {
+    pub(super) async fn close(&mut self) -> Step {
+        if let Some(gone) = self.processes.all().iter().find(|process| process.stays && process.running.is_none()) {
             let name = gone.name.clone();
             return differs(&format!("{name} goes on running"), self.silence(&[&name]));
         }
-        for running in self.cast.actors().iter_mut().filter_map(|actor| actor.running.as_mut()) {
+        for running in self.processes.all().iter_mut().filter_map(|process| process.running.as_mut()) {
             // One that has ended by now cannot be interrupted; what it has said is looked at below.
             drop(running.interrupt());
         }
-        let names: Vec<String> = self.cast.actors().iter().map(|actor| actor.name.clone()).collect();
+        let names: Vec<String> = self.processes.all().iter().map(|process| process.name.clone()).collect();
         for name in names {
             self.has_ended(&name).await?;
         }
-        match self.cast.unread() {
+        match self.processes.unread() {
             None => Ok(()),
             Some((name, line)) => differs(&format!("nothing more from {name}"), format!("{name} │ {line}")),
         }
@@ -200,8 +200,8 @@ impl<'tour> Stage<'tour> {
 
     /// Leaves nothing behind for the next tour on the same broker, however the chapter went: a worker that ends has
     /// perhaps not acknowledged its last task.
-    pub(super) async fn tidy_up(mut self) -> Act {
-        self.cast = Cast::default();
+    pub(super) async fn tidy_up(mut self) -> Step {
+        self.processes = Processes::default();
         for queue in std::mem::take(&mut self.queues) {
             self.nobody_reads_from(&queue).await?;
             queue::purge(self.url, &queue).await?;
@@ -209,29 +209,29 @@ impl<'tour> Stage<'tour> {
         Ok(())
     }
 
-    async fn end(&mut self, name: &str, how: impl FnOnce(&mut Running) -> Result<()>) -> Act {
-        let actor = self.cast.actor(name)?;
-        actor.stays = false;
-        if let Some(running) = &mut actor.running {
+    async fn end(&mut self, name: &str, how: impl FnOnce(&mut Running) -> Result<()>) -> Step {
+        let process = self.processes.process(name)?;
+        process.stays = false;
+        if let Some(running) = &mut process.running {
             how(running)?;
         }
         self.has_ended(name).await
     }
 
     /// It has ended, with this exit code.
-    async fn ends(&mut self, name: &str, code: i32) -> Act {
+    async fn ends(&mut self, name: &str, code: i32) -> Step {
         self.has_ended(name).await?;
-        let actor = self.cast.actor(name)?;
-        actor.stays = false;
-        if actor.code == Some(code) {
+        let process = self.processes.process(name)?;
+        process.stays = false;
+        if process.code == Some(code) {
             return Ok(());
         }
         differs(&format!("{name} ends with exit code {code}"), self.silence(&[name]))
     }
 
-    async fn has_ended(&mut self, name: &str) -> Act {
+    async fn has_ended(&mut self, name: &str) -> Step {
         let deadline = Instant::now() + PATIENCE;
-        while self.cast.is_running(&[name]) {
+        while self.processes.is_running(&[name]) {
             if !self.show_next(deadline).await? {
                 return differs(&format!("{name} ends"), self.silence(&[name]));
             }
@@ -240,22 +240,22 @@ impl<'tour> Stage<'tour> {
     }
 
     /// Waits for the next line of one of these programs, which has to be this one. Says whose it is.
-    async fn next_line_is(&mut self, names: &[&str], stream: Stream, expected: &str) -> Act<String> {
+    async fn next_line_is(&mut self, names: &[&str], stream: Stream, expected: &str) -> Step<String> {
         let deadline = Instant::now() + PATIENCE;
         let described = format!("{} │ {expected}", names.join(" or "));
         loop {
-            match self.cast.take_line(names, stream) {
+            match self.processes.take_line(names, stream) {
                 Some(line) if line.text == expected => return Ok(line.name),
                 Some(line) => return differs(&described, format!("{} │ {}", line.name, line.text)),
-                None if self.cast.is_running(names) && self.show_next(deadline).await? => (),
+                None if self.processes.is_running(names) && self.show_next(deadline).await? => (),
                 None => return differs(&described, self.silence(names)),
             }
         }
     }
 
     /// Shows the next thing that any program prints, or takes note of its end. False if nothing comes in time.
-    async fn show_next(&mut self, deadline: Instant) -> Act<bool> {
-        let Ok(next) = timeout_at(deadline, self.cast.next()).await else { return Ok(false) };
+    async fn show_next(&mut self, deadline: Instant) -> Step<bool> {
+        let Ok(next) = timeout_at(deadline, self.processes.next()).await else { return Ok(false) };
         if let Some(Line { name, stream, text }) = next? {
             self.page.output(&name, stream, &text)?;
         }
@@ -265,11 +265,11 @@ impl<'tour> Stage<'tour> {
     /// What is seen when nothing comes from these programs.
     fn silence(&self, names: &[&str]) -> String {
         let nothing = || format!("nothing more from {} for {} s", names.join(" or "), PATIENCE.as_secs());
-        self.cast.end_of(names).unwrap_or_else(nothing)
+        self.processes.end_of(names).unwrap_or_else(nothing)
     }
 }
 
-fn differs<T>(expected: &str, seen: String) -> Act<T> {
+fn differs<T>(expected: &str, seen: String) -> Step<T> {
     Err(Stop::Difference(Difference { expected: expected.to_owned(), seen, advice: None }))
 }
 

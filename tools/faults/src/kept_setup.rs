@@ -8,9 +8,9 @@ use common::{Channel, Error, SetupChannel, existing_queue};
 
 /// A user's [`SetupChannel`], kept for making trouble on its channel.
 #[derive(Clone, Default)]
-pub struct Stash(Arc<Mutex<Option<SetupChannel>>>);
+pub struct KeptSetup(Arc<Mutex<Option<SetupChannel>>>);
 
-impl Stash {
+impl KeptSetup {
     /// Keeps the latest one.
     pub fn keep(&self, setup: &SetupChannel) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup.clone());

@@ -22,13 +22,13 @@ use crate::{
 const KEYS: [&str; 2] = ["red", "blue"];
 
 /// One on a queue that is deleted now and then, one on a server-named exclusive queue.
-pub(super) struct Extras {
+pub(super) struct VolatileConsumers {
     channel: Channel,
     volatile: Reader,
     exclusive: Reader,
 }
 
-impl Extras {
+impl VolatileConsumers {
     pub async fn start(channel: Channel, other: Channel) -> Result<Self> {
         let volatile = Reader::start(channel.consume(on_volatile).await?, true);
         let exclusive = Reader::start(other.consume(on_exclusive).await?, false);

@@ -18,27 +18,28 @@ use tokio::{
 };
 
 use super::{
-    Options, SETTLE, WorkQueue, accounts::Accounts, consumer::Worker, extras::Extras, full_queue, producer::Producer,
+    Options, SETTLE, WorkQueue, accounts::Accounts, consumer::Worker, full_queue, producer::Producer,
+    volatile_consumers::VolatileConsumers,
 };
-use crate::{losses::Losses, trouble::Stash, wait::within};
+use crate::{kept_setup::KeptSetup, losses::Losses, wait::within};
 
 /// Short enough to be met now and then while the broker is away.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everybody, and the means to end them.
-pub(super) struct Stage<'a> {
+pub(super) struct Participants<'a> {
     host: &'a VirtualHost<'a>,
     members: Vec<Member>,
     producers: JoinSet<()>,
     workers: JoinSet<()>,
-    extras: Option<Extras>,
+    volatile_consumers: Option<VolatileConsumers>,
     publish_no_more: watch::Sender<bool>,
     consume_no_more: watch::Sender<bool>,
     tested: Handle,
     /// Set one to make a producer's channel be closed.
-    pub trips: Vec<Arc<AtomicBool>>,
+    pub close_flags: Vec<Arc<AtomicBool>>,
     /// Use one to make a consumer's channel be closed.
-    pub stashes: Vec<Stash>,
+    pub kept_setups: Vec<KeptSetup>,
 }
 
 /// One connection manager, through a proxy of its own.
@@ -48,7 +49,7 @@ struct Member {
     losses: Losses,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Participants<'a> {
     /// Starts everybody.
     pub async fn set(
         broker: &Broker,
@@ -66,44 +67,47 @@ impl<'a> Stage<'a> {
             members.push(Member::new(broker, host, tested).await?);
         }
         let (publish_no_more, consume_no_more) = (watch::Sender::new(false), watch::Sender::new(false));
-        let mut stage = Self {
+        let mut participants = Self {
             host,
             members,
             producers: JoinSet::new(),
             workers: JoinSet::new(),
-            extras: None,
+            volatile_consumers: None,
             publish_no_more,
             consume_no_more,
             tested: tested.clone(),
-            trips: Vec::new(),
-            stashes: Vec::new(),
+            close_flags: Vec::new(),
+            kept_setups: Vec::new(),
         };
-        declare(stage.channel(0, "declare").await?, &queues).await?;
+        declare(participants.channel(0, "declare").await?, &queues).await?;
         for (index, queue) in queues.iter().cloned().enumerate() {
-            let (channel, stash) = (stage.channel(index, "consumer").await?, Stash::default());
-            stage.stashes.push(stash.clone());
-            let worker = Worker { channel, queue, stash, accounts: accounts.clone(), rng: rng.fork() };
-            stage.workers.spawn_on(worker.run(stage.consume_no_more.subscribe()), tested);
+            let (channel, kept_setup) = (participants.channel(index, "consumer").await?, KeptSetup::default());
+            participants.kept_setups.push(kept_setup.clone());
+            let worker = Worker { channel, queue, kept_setup, accounts: accounts.clone(), rng: rng.fork() };
+            participants.workers.spawn_on(worker.run(participants.consume_no_more.subscribe()), tested);
         }
         for index in 0..options.producers {
-            let trip = Arc::new(AtomicBool::new(false));
-            stage.trips.push(trip.clone());
+            let close_flag = Arc::new(AtomicBool::new(false));
+            participants.close_flags.push(close_flag.clone());
             let producer = Producer {
                 index,
-                connections: stage.members[index].connections.clone(),
-                channel: stage.channel(index, "producer").await?,
+                connections: participants.members[index].connections.clone(),
+                channel: participants.channel(index, "producer").await?,
                 queues: queues.clone(),
                 accounts: accounts.clone(),
-                trip,
+                close_flag,
                 rate: options.rate,
                 rng: rng.fork(),
                 next: 0,
             };
-            stage.producers.spawn_on(producer.run(stage.publish_no_more.subscribe()), tested);
+            participants.producers.spawn_on(producer.run(participants.publish_no_more.subscribe()), tested);
         }
-        let (one, other) = (stage.channel(0, "extras").await?, stage.channel(1 % stage.members.len(), "extras").await?);
-        stage.extras = Some(tested.spawn(Extras::start(one, other)).await??);
-        Ok(stage)
+        let (one, other) = (
+            participants.channel(0, "volatile_consumers").await?,
+            participants.channel(1 % participants.members.len(), "volatile_consumers").await?,
+        );
+        participants.volatile_consumers = Some(tested.spawn(VolatileConsumers::start(one, other)).await??);
+        Ok(participants)
     }
 
     /// What the connections go through.
@@ -127,8 +131,9 @@ impl<'a> Stage<'a> {
             let (count, example) = accounts.missing();
             accounts.violation(format!("{count} confirmed messages never came: {}", example.unwrap_or_default()));
         }
-        if let Some(extras) = self.extras.take()
-            && let Err(error) = self.tested.spawn(extras.finish()).await.map_err(Into::into).and_then(|outcome| outcome)
+        if let Some(volatile_consumers) = self.volatile_consumers.take()
+            && let Err(error) =
+                self.tested.spawn(volatile_consumers.finish()).await.map_err(Into::into).and_then(|outcome| outcome)
         {
             accounts.violation(format!("{error:#}"));
         }
@@ -147,7 +152,7 @@ impl<'a> Stage<'a> {
             outage = outage.max(losses.longest());
         }
         // Their handles are the last ones.
-        self.stashes.iter().for_each(Stash::clear);
+        self.kept_setups.iter().for_each(KeptSetup::clear);
         outage
     }
 

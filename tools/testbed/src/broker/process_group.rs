@@ -17,15 +17,15 @@ use nix::{
 };
 
 /// The process and its group; killed when dropped. Its number is in a file, for the guard.
-pub(super) struct Group {
+pub(super) struct ProcessGroup {
     child: Child,
     run_file: PathBuf,
 }
 
-impl Group {
-    pub(super) fn start(mut command: Command, run_file: PathBuf) -> Result<Group> {
+impl ProcessGroup {
+    pub(super) fn start(mut command: Command, run_file: PathBuf) -> Result<ProcessGroup> {
         let child = command.process_group(0).spawn().context("cannot start `sh`")?;
-        Ok(Group { child, run_file })
+        Ok(ProcessGroup { child, run_file })
     }
 
     pub(super) fn runs(&mut self) -> Result<bool> {
@@ -52,7 +52,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         // Nothing can be done about failures: the guard comes afterwards.
         let _ = self.signal(Signal::SIGKILL);

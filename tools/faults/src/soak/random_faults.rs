@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::VOLATILE;
-use crate::{fault::Fault, trouble::Stash, wait::within};
+use crate::{fault::Fault, kept_setup::KeptSetup, wait::within};
 
 /// How often each kind is made, of a hundred. A stop or a kill of the broker takes ten seconds.
 const WEIGHTS: [(Fault, u32); 9] = [
@@ -38,7 +38,7 @@ const WEIGHTS: [(Fault, u32); 9] = [
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What faults can happen to.
-pub struct Chaos<'a> {
+pub struct RandomFaults<'a> {
     /// The broker of everybody.
     pub broker: &'a Broker,
     /// The virtual host of everybody.
@@ -46,9 +46,9 @@ pub struct Chaos<'a> {
     /// What the connections go through.
     pub proxies: Vec<Arc<Proxy>>,
     /// The producers' channels.
-    pub trips: Vec<Arc<AtomicBool>>,
+    pub close_flags: Vec<Arc<AtomicBool>>,
     /// The consumers' channels.
-    pub stashes: Vec<Stash>,
+    pub kept_setups: Vec<KeptSetup>,
     /// Its own chance.
     pub rng: Rng,
     /// How many were made of each kind.
@@ -87,12 +87,12 @@ impl fmt::Display for Made {
     }
 }
 
-impl Chaos<'_> {
+impl RandomFaults<'_> {
     /// Makes one every `every`, and is less patient while it is late because one took long.
     ///
     /// # Errors
     /// When a fault cannot be made: the broker does not come back, for instance.
-    pub async fn reign(&mut self, every: Duration, end: Instant) -> Result<()> {
+    pub async fn run(&mut self, every: Duration, end: Instant) -> Result<()> {
         let mut next = Instant::now() + every;
         while next < end {
             sleep_until(next).await;
@@ -155,14 +155,14 @@ impl Chaos<'_> {
     }
 
     async fn close_a_channel(&mut self) {
-        let choice = self.rng.usize(0..self.trips.len() + self.stashes.len());
-        match self.trips.get(choice) {
+        let choice = self.rng.usize(0..self.close_flags.len() + self.kept_setups.len());
+        match self.close_flags.get(choice) {
             // The next thing it publishes does it.
-            Some(trip) => trip.store(true, Ordering::Relaxed),
+            Some(close_flag) => close_flag.store(true, Ordering::Relaxed),
             None => {
-                let stash = self.stashes[choice - self.trips.len()].clone();
+                let kept_setup = self.kept_setups[choice - self.close_flags.len()].clone();
                 // Whether it works depends on what else is going wrong with that channel.
-                drop(stash.close_channel().await);
+                drop(kept_setup.close_channel().await);
             }
         }
     }

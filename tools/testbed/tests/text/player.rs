@@ -44,16 +44,16 @@ pub async fn program(name: &str) -> Result<Program> {
 }
 
 /// A RabbitMQ, and the terminals of one section of a text.
-pub struct Stage<'a> {
+pub struct Player<'a> {
     broker: &'a Broker,
     /// How long to wait for the next line, of any program.
     patience: Duration,
     terminals: BTreeMap<u32, Terminal>,
 }
 
-impl<'a> Stage<'a> {
-    pub fn new(broker: &'a Broker, patience: Duration) -> Stage<'a> {
-        Stage { broker, patience, terminals: BTreeMap::new() }
+impl<'a> Player<'a> {
+    pub fn new(broker: &'a Broker, patience: Duration) -> Player<'a> {
+        Player { broker, patience, terminals: BTreeMap::new() }
     }
 
     /// Plays one block. The programs that it leaves running go on.
@@ -81,7 +81,7 @@ impl<'a> Stage<'a> {
                     self.terminal(id)?.expect_interrupt(*line);
                     // What comes before it may need what other terminals do after this block.
                     if !goes_on {
-                        drop(timeout(LULL, self.advance(|stage| stage.is_settled(id))).await);
+                        drop(timeout(LULL, self.advance(|player| player.is_settled(id))).await);
                     }
                 }
             }
@@ -108,7 +108,7 @@ impl<'a> Stage<'a> {
             drop(timeout(BREATH, self.advance(|_| false)).await);
         }
         self.terminal(id)?.interrupt()?;
-        self.advance(|stage| stage.terminals[&id].running.is_none()).await?;
+        self.advance(|player| player.terminals[&id].running.is_none()).await?;
         self.terminal(id)?.has_nothing_left()
     }
 
@@ -129,7 +129,7 @@ impl<'a> Stage<'a> {
     }
 
     async fn settle_lines(&mut self, id: u32) -> Result<()> {
-        match self.advance(|stage| stage.is_settled(id)).await {
+        match self.advance(|player| player.is_settled(id)).await {
             Ok(()) => Ok(()),
             Err(error) => bail!("{error:#}{}", self.terminal(id)?.report()),
         }
@@ -171,12 +171,12 @@ impl<'a> Stage<'a> {
         }
         terminal.begin(command, output);
         terminal.running = Some(program.spawn()?);
-        let has_ended = |stage: &Stage<'_>| stage.terminals[&id].running.is_none();
-        let goes_on = |stage: &Stage<'_>| {
-            let terminal = &stage.terminals[&id];
+        let has_ended = |player: &Player<'_>| player.terminals[&id].running.is_none();
+        let goes_on = |player: &Player<'_>| {
+            let terminal = &player.terminals[&id];
             terminal.says_how_to_exit() || (runs_on && terminal.has_begun())
         };
-        let waited = self.advance(|stage| has_ended(stage) || goes_on(stage)).await;
+        let waited = self.advance(|player| has_ended(player) || goes_on(player)).await;
         if let Err(error) = waited {
             bail!("{error:#}{}", self.terminal(id)?.report());
         }
@@ -219,7 +219,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Lets all programs go on until what we wait for has happened.
-    async fn advance(&mut self, until: impl Fn(&Stage<'_>) -> bool) -> Result<()> {
+    async fn advance(&mut self, until: impl Fn(&Player<'_>) -> bool) -> Result<()> {
         let patience = self.patience;
         loop {
             for terminal in self.terminals.values_mut() {
@@ -243,7 +243,7 @@ impl<'a> Stage<'a> {
             let next = timeout(patience, select_all(running)).await;
             let Ok(((program, heard, output), ..)) = next else { bail!("waited {patience:?} for the next line") };
             match output {
-                Some((stream, line)) => heard.push(stream, &Stage::there(self.broker, &line)),
+                Some((stream, line)) => heard.push(stream, &Player::there(self.broker, &line)),
                 None => {
                     if let Some(program) = program.take() {
                         Running::wait(program).await?;

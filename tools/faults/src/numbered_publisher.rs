@@ -23,23 +23,23 @@ const IN_FLIGHT: usize = 32;
 const EVERY: Duration = Duration::from_millis(2);
 
 /// Publishes until dropped, or until its channel is closed.
-pub struct Pump {
+pub struct NumberedPublisher {
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
     paused: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
-/// How a pump publishes.
+/// How a publisher publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     /// Several in flight.
-    Enqueue,
+    Deferred,
     /// One after the other, each until it is confirmed; what finds no queue is repeated.
     AtLeastOnce,
 }
 
-/// How far a pump is.
+/// How far a publisher is.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     /// So many messages were begun; the next one has this number.
@@ -60,7 +60,7 @@ struct Shared {
     confirmed: Mutex<Numbers>,
 }
 
-impl Pump {
+impl NumberedPublisher {
     /// Starts publishing; `to` tells where the message of each number goes.
     pub fn start(channel: Channel, how: How, to: impl Fn(u64) -> BasicPublishArguments + Send + 'static) -> Self {
         let shared = Arc::new(Shared { progress: watch::Sender::default(), confirmed: Mutex::default() });
@@ -192,7 +192,7 @@ async fn publish(
             ticks.tick().await;
             let (to, properties, body) = (to(number), properties.clone(), number.to_string());
             let outcome = match how {
-                How::Enqueue => channel.publish_with_deferred_confirm(to, properties, body).await.map(Some),
+                How::Deferred => channel.publish_with_deferred_confirm(to, properties, body).await.map(Some),
                 How::AtLeastOnce => channel.publish_at_least_once(to, properties, body).await.map(|()| None),
             };
             match outcome {
