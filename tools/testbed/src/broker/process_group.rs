@@ -1,4 +1,4 @@
-//! A process with all that it starts.
+//! A process together with all processes that it starts.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// The process and its group; killed when dropped. Its number is in a file, for the guard.
+/// The process and its group. It is killed when this value is dropped. A file contains its number, for the guard.
 pub(super) struct ProcessGroup {
     child: Child,
     run_file: PathBuf,
@@ -32,7 +32,7 @@ impl ProcessGroup {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Whether a SIGSTOP has reached all threads: until it has, they still work.
+    /// Whether a SIGSTOP has reached all threads. Until then some of them still work.
     pub(super) fn has_stopped(&self) -> Result<bool> {
         let id = Pid::from_raw(i32::try_from(self.child.id())?);
         match waitpid(id, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED))? {
@@ -43,7 +43,7 @@ impl ProcessGroup {
     }
 
     pub(super) fn signal(&mut self, signal: Signal) -> Result<()> {
-        // Once it has been waited for, its number may be another's.
+        // Once the process has been waited for, another process may get its number.
         if !self.runs()? {
             bail!("the process has ended");
         }
@@ -54,7 +54,7 @@ impl ProcessGroup {
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // Nothing can be done about failures: the guard comes afterwards.
+        // Failures can be ignored, because the guard cleans up afterwards.
         let _ = self.signal(Signal::SIGKILL);
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.run_file);
