@@ -107,7 +107,10 @@ async fn without_a_broker_within_reach_ctl_says_why() {
     let far = format!("amqp://ana:secret@localhost:{}", proxy.port());
     let far = ctl(&["status"]).url(&far).run().await.unwrap();
     assert_eq!(far.code, Some(1), "{far:?}");
-    assert!(far.stderr.contains("only on the machine that runs RabbitMQ") && far.stderr.contains("management page"), "{far:?}");
+    assert!(
+        far.stderr.contains("only on the machine that runs RabbitMQ") && far.stderr.contains("management page"),
+        "{far:?}"
+    );
     assert!(!far.stderr.contains("secret"), "{far:?}");
 }
 

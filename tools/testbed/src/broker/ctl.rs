@@ -72,7 +72,10 @@ fn elsewhere() -> String {
     #[cfg(unix)]
     if let Some(node) = node_directory::directories().into_iter().next() {
         let line = set_variable(&format!("amqp://guest:guest@localhost:{}", node.port));
-        return format!("AMQP_URL is not set in this terminal. A private node runs at port {}; to use it, run `{line}`", node.port);
+        return format!(
+            "AMQP_URL is not set in this terminal. A private node runs at port {}; to use it, run `{line}`",
+            node.port
+        );
     }
     "AMQP_URL is not set in this terminal; if `cargo broker` has printed it, set it here, too".to_owned()
 }

@@ -88,7 +88,8 @@ impl Daemon {
 }
 
 fn client(address: &str) -> Result<Docker> {
-    let (scheme, _) = address.split_once("://").context("this is not an address: an address begins with `unix://` or `tcp://`")?;
+    let (scheme, _) =
+        address.split_once("://").context("this is not an address: an address begins with `unix://` or `tcp://`")?;
     match scheme {
         "tcp" | "http" => Ok(Docker::connect_with_http(address, REQUEST_SECONDS, API_DEFAULT_VERSION)?),
         #[cfg(unix)]
@@ -99,7 +100,9 @@ fn client(address: &str) -> Result<Docker> {
         }
         #[cfg(windows)]
         "npipe" => Ok(Docker::connect_with_named_pipe(address, REQUEST_SECONDS, API_DEFAULT_VERSION)?),
-        other => bail!("`{other}://` is not supported here; forward its socket and set DOCKER_HOST to the forwarded one"),
+        other => {
+            bail!("`{other}://` is not supported here; forward its socket and set DOCKER_HOST to the forwarded one")
+        }
     }
 }
 
