@@ -135,7 +135,7 @@ async fn an_unknown_lesson_is_refused_with_those_there_are() {
 async fn pausing_needs_a_terminal() {
     let finished = tour(&["--pause"]).run().await.unwrap();
     assert_eq!(finished.code, Some(2), "{finished:?}");
-    assert!(finished.stderr.contains("--pause waits for Enter, and standard input is no terminal"), "{finished:?}");
+    assert!(finished.stderr.contains("--pause waits for Enter, but standard input is not a terminal"), "{finished:?}");
 }
 
 /// The exchange of chapter 5 is there already, as another kind: the broker refuses what the programs declare.
@@ -186,7 +186,7 @@ async fn messages_from_before_are_named_with_what_to_do() {
     assert_eq!(finished.code, Some(1), "{finished:?}");
     let text = unbroken(&finished);
     for part in [
-        "expected the queue `hello` is empty, and nobody reads from it",
+        "expected the queue `hello` is empty and has no consumers",
         "seen it has 1 message and 0 consumers",
         "`cargo ctl purge_queue hello`",
         "unset AMQP_URL",

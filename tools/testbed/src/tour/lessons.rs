@@ -1,4 +1,4 @@
-//! The six chapters, as scripts.
+//! The steps of the six chapters.
 
 use clap::ValueEnum;
 
@@ -43,11 +43,11 @@ impl Lesson {
         }
     }
 
-    /// What is to be kept of it.
+    /// What a learner should remember of it.
     pub(super) fn summary(self) -> &'static str {
         match self {
             Lesson::HelloWorld => "a queue keeps messages until they are read",
-            Lesson::WorkQueues => "tasks are shared out, and survive their worker",
+            Lesson::WorkQueues => "workers share tasks, and a task survives its worker",
             Lesson::PubSub => "a fanout exchange copies to every queue",
             Lesson::Routing => "a direct exchange looks at the whole key",
             Lesson::Topics => "a topic exchange looks at the words of the key",
@@ -71,30 +71,30 @@ async fn hello_world(steps: &mut Steps<'_>) -> Step {
     steps.drawing("(send) ───► [hello] ───► (receive)")?;
     steps.is_free("hello", "receive").await?;
 
-    steps.say("First the consumer. It declares the queue `hello`, and waits.").await?;
+    steps.say("First the consumer. It declares the queue `hello` and waits.").await?;
     steps.start("receive", "receive")?;
     steps.expect("receive", WAITING).await?;
 
     steps
         .say(
-            "The producer declares the same queue, which does no harm. It sends one message, and ends as soon as \
-             RabbitMQ has confirmed it: the consumer may be faster.",
+            "The producer declares the same queue, which changes nothing. It sends one message, and ends as soon as \
+             RabbitMQ has confirmed it. The consumer may be faster.",
         )
         .await?;
     steps.run("send", "send", &[" [x] Sent 'Hello World!'"]).await?;
     steps.expect("receive", " [x] Received Hello World!").await?;
     steps.seen("The message went through the queue from one program to the other.")?;
 
-    steps.say("Now the other way round: the consumer ends; then a message is sent.").await?;
+    steps.say("Now the other way round: the consumer stops before a message is sent.").await?;
     steps.ctrl_c("receive").await?;
     steps.nobody_reads_from("hello").await?;
     steps.run("send", "send", &[" [x] Sent 'Hello World!'"]).await?;
 
-    steps.say("The queue keeps it until a consumer comes.").await?;
+    steps.say("The queue keeps the message until a consumer comes.").await?;
     steps.start("receive", "receive")?;
     steps.expect("receive", WAITING).await?;
     steps.expect("receive", " [x] Received Hello World!").await?;
-    steps.seen("The two programs need not run at the same time.")
+    steps.seen("The two programs do not have to run at the same time.")
 }
 
 async fn work_queues(steps: &mut Steps<'_>) -> Step {
@@ -107,18 +107,18 @@ async fn work_queues(steps: &mut Steps<'_>) -> Step {
     )?;
     steps.is_free("task_queue", "worker").await?;
 
-    steps.say("Two workers, one queue. Each worker takes one task at a time.").await?;
+    steps.say("Two workers share one queue. Each worker takes one task at a time.").await?;
     for worker in WORKERS {
         steps.start(worker, "worker")?;
         steps.expect(worker, WAITING).await?;
     }
 
-    // Each task is sent when the one before has been received, and one worker is busy for longer than the other by
-    // two seconds: nothing is left to chance.
+    // Each task is sent after the one before has been received, and one worker is busy two seconds longer than the other. So
+    // the order is always the same.
     steps
         .say(
-            "Three tasks, each dot a second of work. Workers that are free take turns. When the third task comes, \
-             both are busy: it waits for the first to be free.",
+            "Now three tasks. Each dot is a second of work. Free workers take turns. When the third task comes, both \
+             workers are busy. It waits until one of them is free.",
         )
         .await?;
     steps.run("new_task", "new_task First.", &[" [x] Sent First."]).await?;
@@ -130,7 +130,7 @@ async fn work_queues(steps: &mut Steps<'_>) -> Step {
         steps.expect("worker 1", line).await?;
     }
     steps.expect("worker 2", " [x] Done").await?;
-    steps.seen("They took turns, and the third task went to the one that was free.")?;
+    steps.seen("They took turns, and the third task went to the worker that was free first.")?;
 
     steps.say("The next worker is killed in the middle of its task, before it can acknowledge.").await?;
     steps.run("new_task", "new_task Fourth..", &[" [x] Sent Fourth.."]).await?;
@@ -139,7 +139,7 @@ async fn work_queues(steps: &mut Steps<'_>) -> Step {
     steps.kill(&victim).await?;
     steps.expect(heir, " [x] Received Fourth..").await?;
     steps.expect(heir, " [x] Done").await?;
-    steps.seen(&format!("The task did not die with {victim}: RabbitMQ gave it to {heir}."))
+    steps.seen(&format!("The task was not lost with {victim}: RabbitMQ gave it to {heir}."))
 }
 
 async fn pub_sub(steps: &mut Steps<'_>) -> Step {
@@ -154,8 +154,8 @@ async fn pub_sub(steps: &mut Steps<'_>) -> Step {
 
     steps
         .say(
-            "Every receiver has a queue of its own, which goes when the receiver goes, and binds it to the exchange \
-             `logs`, a fanout.",
+            "Every receiver declares a queue of its own, which is deleted when the receiver ends. It binds the queue to \
+             the exchange `logs`, a fanout exchange.",
         )
         .await?;
     for receiver in RECEIVERS {
@@ -163,14 +163,14 @@ async fn pub_sub(steps: &mut Steps<'_>) -> Step {
         steps.expect(receiver, WAITING_FOR_LOGS).await?;
     }
 
-    steps.say("The producer sends one message to the exchange. It knows of no queue.").await?;
+    steps.say("The producer sends one message to the exchange. It knows nothing about the queues.").await?;
     steps.run("emit_log", "emit_log", &[" [x] Sent info: Hello World!"]).await?;
     for receiver in RECEIVERS {
         steps.expect(receiver, " [x] info: Hello World!").await?;
     }
     steps.seen("One message sent, three received: a copy for each queue.")?;
 
-    steps.say("A latecomer has missed that message. The next one is for all four.").await?;
+    steps.say("A receiver that starts late has missed that message. The next message is for all four.").await?;
     steps.start("latecomer", "receive_logs")?;
     steps.expect("latecomer", WAITING_FOR_LOGS).await?;
     let warning = "warning: the disk is nearly full";
@@ -178,11 +178,11 @@ async fn pub_sub(steps: &mut Steps<'_>) -> Step {
     for receiver in RECEIVERS.into_iter().chain(["latecomer"]) {
         steps.expect(receiver, &format!(" [x] {warning}")).await?;
     }
-    steps.seen("The latecomer got the second message alone: an exchange keeps nothing.")
+    steps.seen("The latecomer got only the second message: an exchange keeps no messages.")
 }
 
 async fn routing(steps: &mut Steps<'_>) -> Step {
-    /// Severity, text and who gets it. The last is for both: had C1 got another one, it would have come before.
+    /// Severity, text and receivers. The last message is for both: if C1 had got another one, it would have come before.
     const LOGS: [(&str, &str, &[&str]); 3] = [
         ("info", "Somebody has logged in", &["C2"]),
         ("warning", "The disk is nearly full", &["C2"]),
@@ -210,11 +210,11 @@ async fn routing(steps: &mut Steps<'_>) -> Step {
             steps.expect(receiver, &format!(" [x] {severity}:{text}")).await?;
         }
     }
-    steps.seen("C1 got the error alone, C2 all three: the keys must be equal.")
+    steps.seen("C1 got only the error, C2 got all three: routing key and binding key must be equal.")
 }
 
 async fn topics(steps: &mut Steps<'_>) -> Step {
-    /// Routing keys, and who gets the message. The last is for both: had one of them got anything else, or the same
+    /// Routing keys and receivers. The last message is for both: if one of them had got another message, or one message
     /// twice, it would have come before.
     const ANIMALS: [(&str, &[&str]); 9] = [
         ("quick.orange.rabbit", &["C1", "C2"]),
@@ -236,8 +236,8 @@ async fn topics(steps: &mut Steps<'_>) -> Step {
 
     steps
         .say(
-            "The keys are words with dots between them: speed, colour, animal. In a binding key `*` stands for one \
-             word, `#` for any number of words.",
+            "A routing key consists of words with dots between them: speed, colour, animal. In a binding key `*` stands \
+             for one word, and `#` for any number of words.",
         )
         .await?;
     for (receiver, binding_keys) in [("C1", "*.orange.*"), ("C2", "*.*.rabbit lazy.#")] {
@@ -245,7 +245,7 @@ async fn topics(steps: &mut Steps<'_>) -> Step {
         steps.expect(receiver, WAITING_FOR_LOGS).await?;
     }
 
-    steps.say("Nine animals: who gets which?").await?;
+    steps.say("Nine animals: which receiver gets which message?").await?;
     for (key, receivers) in ANIMALS {
         steps.run("P", &format!("emit_log_topic {key}"), &[&format!(" [x] Sent {key}:Hello World!")]).await?;
         for receiver in receivers {
@@ -264,7 +264,7 @@ async fn topics(steps: &mut Steps<'_>) -> Step {
         vec![key.to_owned(), first, second, remark.to_owned()]
     });
     steps.table(&[&["", "Q1", "Q2"], &["", "*.orange.*", "*.*.rabbit"], &["routing key", "", "lazy.#"]], &rows)?;
-    steps.seen("Each got what fits its keys; lazy.pink.rabbit came once, although two keys fit.")
+    steps.seen("Each got the messages that match its keys. lazy.pink.rabbit matches two keys, and came once.")
 }
 
 async fn rpc(steps: &mut Steps<'_>) -> Step {
@@ -284,15 +284,15 @@ async fn rpc(steps: &mut Steps<'_>) -> Step {
 
     steps
         .say(
-            "The request says to which queue the reply should go (`reply_to`), and has a number that comes back with \
-             the reply (`correlation_id`).",
+            "The request names the queue for its reply (`reply_to`), and has an id that comes back with the reply \
+             (`correlation_id`).",
         )
         .await?;
     steps.run("rpc_client", "rpc_client 30", &[" [x] Requesting fib(30)", " [.] Got 832040"]).await?;
     steps.expect("rpc_server", " [.] fib(30)").await?;
-    steps.seen("The answer has come back to the one who asked.")?;
+    steps.seen("The reply has come back to the client that asked.")?;
 
-    steps.say("Now a request that makes no sense, and one more that does.").await?;
+    steps.say("Now a request that is not a number, and one that is.").await?;
     steps
         .run_failing(
             "rpc_client",
@@ -303,9 +303,9 @@ async fn rpc(steps: &mut Steps<'_>) -> Step {
         .await?;
     steps.run("rpc_client", "rpc_client 10", &[" [x] Requesting fib(10)", " [.] Got 55"]).await?;
     steps.expect("rpc_server", " [.] fib(10)").await?;
-    steps.seen("The client was told the error (┆ is standard error); the server goes on.")?;
+    steps.seen("The client got an error (┆ is standard error). The server keeps running.")?;
 
-    steps.say("And when no server is there? The client waits, but not for ever.").await?;
+    steps.say("What happens without a server? The client waits, but not forever.").await?;
     steps.ctrl_c("rpc_server").await?;
     steps.nobody_reads_from("rpc_queue").await?;
     steps
@@ -316,5 +316,5 @@ async fn rpc(steps: &mut Steps<'_>) -> Step {
             "Error: the call to queue `rpc_queue` failed: no answer within 2 s (is a server running, and not too busy?)",
         )
         .await?;
-    steps.seen("A call that nobody answers ends with a clear error.")
+    steps.seen("A call without an answer ends with a clear error.")
 }

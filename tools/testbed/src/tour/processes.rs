@@ -1,4 +1,4 @@
-//! The programs of one chapter, as processes under the names that they have in its drawing.
+//! The programs of one chapter, as processes with the names that they have in its drawing.
 
 use std::collections::VecDeque;
 
@@ -7,26 +7,26 @@ use futures_util::future::select_all;
 
 use crate::{Program, Running, Stream};
 
-/// The programs that have been started. They end with this value.
+/// The programs that have been started. They end when this value is dropped.
 #[derive(Default)]
 pub(super) struct Processes(Vec<Process>);
 
 /// A program that has been started.
 pub(super) struct Process {
     pub(super) name: String,
-    /// None once it has ended.
+    /// `None` once it has ended.
     pub(super) running: Option<Running>,
-    /// How it has ended; none if by a signal.
+    /// Its exit code. `None` if a signal ended it.
     pub(super) code: Option<i32>,
-    /// Whether it is to run until the chapter ends.
+    /// Whether it must run until the chapter ends.
     pub(super) stays: bool,
-    /// What it has printed and nobody has asked for yet.
+    /// Lines that it has printed and that no step has asked for yet.
     unread: VecDeque<(Stream, String)>,
-    /// All that it has printed on standard output.
+    /// Everything that it has printed on standard output.
     printed: Vec<String>,
 }
 
-/// A line, and who has printed it.
+/// A line, and the program that has printed it.
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) stream: Stream,
@@ -34,7 +34,7 @@ pub(super) struct Line {
 }
 
 impl Processes {
-    /// Starts a program. It takes the place of the one that had the name before.
+    /// Starts a program. It replaces an earlier program with the same name.
     pub(super) fn start(&mut self, name: &str, program: Program) -> Result<()> {
         let process = Process {
             name: name.to_owned(),
@@ -62,7 +62,7 @@ impl Processes {
         self.0.iter().any(|process| names.contains(&process.name.as_str()) && process.running.is_some())
     }
 
-    /// Waits for the next thing that any program does: a line, or none if one has ended.
+    /// Waits for the next line of any program. `None` if a program has ended.
     pub(super) async fn next(&mut self) -> Result<Option<Line>> {
         let outputs = self.0.iter_mut().enumerate().filter_map(|(at, process)| {
             let running = process.running.as_mut()?;
@@ -72,7 +72,7 @@ impl Processes {
         if outputs.is_empty() {
             return Ok(None);
         }
-        // What is dropped here has lost nothing: a line that comes later waits for the next call.
+        // Dropping the other futures loses no line: later lines wait for the next call.
         let ((at, output), ..) = select_all(outputs).await;
         let Some(process) = self.0.get_mut(at) else { return Ok(None) };
         match output {
@@ -92,7 +92,7 @@ impl Processes {
         }
     }
 
-    /// The next line of one of these programs that nobody has asked for yet.
+    /// The next line of one of these programs that no step has asked for yet.
     pub(super) fn take_line(&mut self, names: &[&str], stream: Stream) -> Option<Line> {
         self.0.iter_mut().filter(|process| names.contains(&process.name.as_str())).find_map(|process| {
             let at = process.unread.iter().position(|(from, _)| *from == stream)?;
@@ -107,7 +107,7 @@ impl Processes {
         all.flat_map(|process| &process.printed).filter(|printed| *printed == line).count()
     }
 
-    /// Why nothing comes from these programs: the end of one, with what it has said of it; else none.
+    /// Why nothing comes from these programs: how one of them has ended, and its error message. `None` if none has ended.
     pub(super) fn end_of(&self, names: &[&str]) -> Option<String> {
         let mut ended = self.0.iter().filter(|process| process.running.is_none());
         let process = ended.find(|process| names.contains(&process.name.as_str()))?;
@@ -119,7 +119,7 @@ impl Processes {
         Some(said.map_or(end.clone(), |(_, line)| format!("{end}: {line}")))
     }
 
-    /// A line that nobody has asked for, of any program.
+    /// A line of any program that no step has asked for.
     pub(super) fn unread(&self) -> Option<(&str, &str)> {
         self.0.iter().find_map(|process| process.unread.front().map(|(_, line)| (process.name.as_str(), line.as_str())))
     }

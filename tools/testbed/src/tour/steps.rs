@@ -1,4 +1,4 @@
-//! The words in which the scripts of the lessons are written. Each does something, shows it, and checks it.
+//! The steps of a lesson. Each step does something, shows it, and checks it.
 
 use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
 
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{Program, Running, Stream};
 
-/// How long anything that is expected may take. The longest task of a lesson takes three seconds.
+/// How long a step waits for what it expects. The longest task of a lesson takes three seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Why a chapter does not go on.
+/// Why a chapter stops.
 pub(super) enum Stop {
-    /// What was seen is not what was expected: the next chapter may fare better.
+    /// Something was not as expected. The next chapter is played.
     Difference(Difference),
-    /// The tour itself cannot go on.
+    /// The tour itself cannot continue.
     Failure(anyhow::Error),
 }
 
@@ -36,17 +36,17 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// What each act of a script gives.
+/// The result of a step.
 pub(super) type Step<T = ()> = Result<T, Stop>;
 
-/// Where one chapter is played. Its programs end with this value.
+/// Does the steps of one chapter. Its programs end when this value is dropped.
 pub(super) struct Steps<'tour> {
     page: &'tour mut Page,
     pause: Option<&'tour mut Pause>,
     programs: &'tour BTreeMap<String, PathBuf>,
     url: &'tour str,
     processes: Processes,
-    /// The queues that were free when the chapter began: what is in them later is ours.
+    /// The queues that were empty and unused when the chapter began. Their later messages are from this chapter.
     queues: Vec<String>,
 }
 
@@ -60,12 +60,12 @@ impl<'tour> Steps<'tour> {
         Steps { page, pause, programs, url, processes: Processes::default(), queues: Vec::new() }
     }
 
-    /// Shows the topology. The names in round brackets are those of the programs from here on.
+    /// Shows the drawing of the chapter. From here on, the names in round brackets are the names of its programs.
     pub(super) fn drawing(&mut self, drawing: &str) -> Step {
         Ok(self.page.drawing(drawing)?)
     }
 
-    /// Says what comes next; with `--pause` it comes when Enter is pressed.
+    /// Says what comes next. With `--pause`, waits for Enter.
     pub(super) async fn say(&mut self, text: &str) -> Step {
         self.page.say(text)?;
         if let Some(pause) = &mut self.pause {
@@ -74,7 +74,7 @@ impl<'tour> Steps<'tour> {
         Ok(())
     }
 
-    /// Says what has been seen, as all of it was as expected.
+    /// Says what the last steps have shown. They were all as expected.
     pub(super) fn seen(&mut self, text: &str) -> Step {
         Ok(self.page.seen(text)?)
     }
@@ -84,7 +84,7 @@ impl<'tour> Steps<'tour> {
         Ok(self.page.table(head, rows)?)
     }
 
-    /// The queue holds no messages from before, and nobody takes ours away. One that does not exist is fine.
+    /// Checks that the queue has no old messages, and no other consumer that would take ours. It may also not exist.
     pub(super) async fn is_free(&mut self, queue: &str, reader: &str) -> Step {
         let Queue { messages, consumers } = queue::look(self.url, queue).await?;
         let advice = match (messages, consumers) {
@@ -93,19 +93,19 @@ impl<'tour> Steps<'tour> {
                 return Ok(());
             }
             (_, 0) => format!(
-                "let `cargo run --bin {reader}` take them out, or `cargo ctl purge_queue {queue}`; or unset \
-                 AMQP_URL: the tour then starts a RabbitMQ of its own"
+                "remove them with `cargo run --bin {reader}` or `cargo ctl purge_queue {queue}`; or unset AMQP_URL, \
+                 and the tour starts a RabbitMQ of its own"
             ),
-            _ => "end whatever reads from it; or unset AMQP_URL: the tour then starts a RabbitMQ of its own".to_owned(),
+            _ => "stop its consumers; or unset AMQP_URL, and the tour starts a RabbitMQ of its own".to_owned(),
         };
         Err(Stop::Difference(Difference {
-            expected: format!("the queue `{queue}` is empty, and nobody reads from it"),
+            expected: format!("the queue `{queue}` is empty and has no consumers"),
             seen: format!("it has {} and {}", count(messages, "message"), count(consumers, "consumer")),
             advice: Some(advice),
         }))
     }
 
-    /// Starts a program that is to run on, with its arguments, as `name` in the drawing.
+    /// Starts a program that keeps running, with its arguments. `name` is its name in the drawing.
     pub(super) fn start(&mut self, name: &str, command: &str) -> Step {
         self.page.command(name, &typed(command))?;
         let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
@@ -113,12 +113,12 @@ impl<'tour> Steps<'tour> {
         let program = Program::new(path)
             .args(arguments.split_whitespace())
             .url(self.url)
-            // What the programs log when nobody asks for anything else, whatever the environment says.
+            // The default of the programs, even if the environment of the tour sets something else.
             .env("RUST_LOG", "warn,common=info");
         Ok(self.processes.start(name, program)?)
     }
 
-    /// Runs a program to its end: it prints these lines, and ends well.
+    /// Runs a program to its end. It must print these lines, and end with exit code 0.
     pub(super) async fn run(&mut self, name: &str, command: &str, lines: &[&str]) -> Step {
         self.start(name, command)?;
         for line in lines {
@@ -127,7 +127,7 @@ impl<'tour> Steps<'tour> {
         self.ends(name, 0).await
     }
 
-    /// Runs a program to its end: it prints these lines, then this one on standard error, and ends with 1.
+    /// Runs a program to its end. It must print these lines, then `error` on standard error, and end with exit code 1.
     pub(super) async fn run_failing(&mut self, name: &str, command: &str, lines: &[&str], error: &str) -> Step {
         self.start(name, command)?;
         for line in lines {
@@ -137,12 +137,12 @@ impl<'tour> Steps<'tour> {
         self.ends(name, 1).await
     }
 
-    /// The next line that the program prints is this one.
+    /// The next line that the program prints must be this one.
     pub(super) async fn expect(&mut self, name: &str, line: &str) -> Step {
         self.next_line_is(&[name], Stream::Stdout, line).await.map(drop)
     }
 
-    /// The next line that any of these programs prints is this one. Says whose it is.
+    /// The next line that any of these programs prints must be this one. Returns the program's name.
     pub(super) async fn expect_of_one(&mut self, names: &[&str], line: &str) -> Step<String> {
         self.next_line_is(names, Stream::Stdout, line).await
     }
@@ -153,20 +153,20 @@ impl<'tour> Steps<'tour> {
         self.end(name, Running::interrupt).await
     }
 
-    /// Kills a program: no chance to say good-bye.
+    /// Kills a program. It cannot close its connection.
     pub(super) async fn kill(&mut self, name: &str) -> Step {
         let id = self.processes.process(name)?.running.as_ref().and_then(Running::id);
         self.page.command("", &format!("kill -9 {}   # {name}", id.unwrap_or_default()))?;
         self.end(name, Running::kill).await
     }
 
-    /// Waits until the broker knows that nobody reads from the queue: it learns of the end of a program a little later.
+    /// Waits until the queue has no consumers. The broker notices the end of a program a little later.
     pub(super) async fn nobody_reads_from(&mut self, queue: &str) -> Step {
         let deadline = Instant::now() + PATIENCE;
-        // The broker tells nobody of it; asking again is all there is.
+        // No event reports this, so ask again and again.
         while let consumers @ 1.. = queue::look(self.url, queue).await?.consumers {
             if Instant::now() > deadline {
-                return differs(&format!("nobody reads from `{queue}`"), count(consumers, "consumer"));
+                return differs(&format!("the queue `{queue}` has no consumers"), count(consumers, "consumer"));
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -178,14 +178,14 @@ impl<'tour> Steps<'tour> {
         self.processes.copies(name, line)
     }
 
-    /// Ends what still runs. Nobody may have printed, or done, anything that was not expected.
+    /// Ends the programs that still run, and checks that no program has printed or done anything unexpected.
     pub(super) async fn close(&mut self) -> Step {
         if let Some(gone) = self.processes.all().iter().find(|process| process.stays && process.running.is_none()) {
             let name = gone.name.clone();
-            return differs(&format!("{name} goes on running"), self.silence(&[&name]));
+            return differs(&format!("{name} keeps running"), self.silence(&[&name]));
         }
         for running in self.processes.all().iter_mut().filter_map(|process| process.running.as_mut()) {
-            // One that has ended by now cannot be interrupted; what it has said is looked at below.
+            // A program that has ended by now cannot be interrupted. Its output is checked below.
             drop(running.interrupt());
         }
         let names: Vec<String> = self.processes.all().iter().map(|process| process.name.clone()).collect();
@@ -198,8 +198,8 @@ impl<'tour> Steps<'tour> {
         }
     }
 
-    /// Leaves nothing behind for the next tour on the same broker, however the chapter went: a worker that ends has
-    /// perhaps not acknowledged its last task.
+    /// Empties the queues for the next tour on the same broker, however the chapter ended. For instance, a worker may have
+    /// ended before it acknowledged its last task.
     pub(super) async fn tidy_up(mut self) -> Step {
         self.processes = Processes::default();
         for queue in std::mem::take(&mut self.queues) {
@@ -218,7 +218,7 @@ impl<'tour> Steps<'tour> {
         self.has_ended(name).await
     }
 
-    /// It has ended, with this exit code.
+    /// Waits until the program has ended. It must end with this exit code.
     async fn ends(&mut self, name: &str, code: i32) -> Step {
         self.has_ended(name).await?;
         let process = self.processes.process(name)?;
@@ -239,7 +239,7 @@ impl<'tour> Steps<'tour> {
         Ok(())
     }
 
-    /// Waits for the next line of one of these programs, which has to be this one. Says whose it is.
+    /// Waits for the next line of one of these programs, which must be this one. Returns the program's name.
     async fn next_line_is(&mut self, names: &[&str], stream: Stream, expected: &str) -> Step<String> {
         let deadline = Instant::now() + PATIENCE;
         let described = format!("{} │ {expected}", names.join(" or "));
@@ -253,7 +253,7 @@ impl<'tour> Steps<'tour> {
         }
     }
 
-    /// Shows the next thing that any program prints, or takes note of its end. False if nothing comes in time.
+    /// Shows the next line that any program prints, or notes that a program has ended. False if nothing comes in time.
     async fn show_next(&mut self, deadline: Instant) -> Step<bool> {
         let Ok(next) = timeout_at(deadline, self.processes.next()).await else { return Ok(false) };
         if let Some(Line { name, stream, text }) = next? {
@@ -262,7 +262,7 @@ impl<'tour> Steps<'tour> {
         Ok(true)
     }
 
-    /// What is seen when nothing comes from these programs.
+    /// Describes that nothing comes from these programs.
     fn silence(&self, names: &[&str]) -> String {
         let nothing = || format!("nothing more from {} for {} s", names.join(" or "), PATIENCE.as_secs());
         self.processes.end_of(names).unwrap_or_else(nothing)
@@ -277,9 +277,9 @@ fn differs<T>(expected: &str, seen: String) -> Step<T> {
 fn typed(command: &str) -> String {
     let mut typed = "cargo run --bin".to_owned();
     for (number, word) in command.split_whitespace().enumerate() {
-        // The first argument; before it, cargo would take what begins with `-` for its own.
+        // `--` before the first argument: without it, cargo would take arguments that begin with `-`.
         typed += if number == 1 { " -- " } else { " " };
-        // Or the shell would take it for names of files, or for a comment.
+        // Without quotes the shell would take it for names of files, or for a comment.
         typed += &if word.contains(['*', '#']) { format!("\"{word}\"") } else { word.to_owned() };
     }
     typed
