@@ -1,4 +1,4 @@
-//! One work, by all variants in turn: A B C D, A B C D, …
+//! Measures one kind of work with all variants in turn: A B C D, A B C D, …
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::{
     work::Work,
 };
 
-/// What all measuring shares.
+/// What all measurements share.
 pub struct Setting<'a> {
     pub url: &'a str,
-    /// The broker's port on this machine, to cut connections in between.
+    /// The broker's port on this machine, where a proxy connects that cuts connections.
     pub port: u16,
     pub builder: &'a Builder,
     pub python: Option<&'a Python>,
@@ -26,7 +26,7 @@ pub struct Setting<'a> {
     pub target: Duration,
 }
 
-/// What one variant did.
+/// The figures of one variant.
 pub struct Measured {
     pub variant: Variant,
     /// The main figure of each round, in the work's unit.
@@ -44,7 +44,7 @@ struct Runner {
     measured: Measured,
 }
 
-/// Measures one work. Those that fail are told to `failed` and left out.
+/// Measures one kind of work. Calls `failed` for each variant that fails, and leaves it out.
 pub async fn measure(
     setting: &Setting<'_>,
     work: &Work,
@@ -93,7 +93,7 @@ impl Runner {
         Ok(runner)
     }
 
-    /// Finds out how many units a round takes, in rounds that grow.
+    /// Finds out how many units fill a round, in rounds that grow.
     async fn warm_up(&mut self, target: f64, work: &Work) -> Result<()> {
         if self.proxy.is_some() {
             return self.one(work).await.map(drop);
@@ -142,7 +142,8 @@ impl Runner {
     }
 }
 
-/// Resets all connections, and waits until they are: what follows must not slip through before.
+/// Resets all connections, and waits until they are reset. Otherwise the next message could still pass on the old
+/// connection.
 async fn cut(proxy: &Proxy) {
     let (open, accepted) = (proxy.open(), proxy.accepted());
     proxy.reset();

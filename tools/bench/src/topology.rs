@@ -1,4 +1,4 @@
-//! What the variants find on the broker: queues and exchanges, filled before and emptied after each round.
+//! Declares the queues and exchanges of the variants, fills the queues before each round and empties them after it.
 
 use amqprs::{
     BasicProperties,
@@ -16,15 +16,15 @@ use crate::{
     work::{QueueKind, SMALL, Work},
 };
 
-/// Builds topologies, on a connection of its own.
+/// Declares topologies, on a connection of its own.
 pub struct Builder {
     connections: ConnectionManager,
     channel: Channel,
-    /// Of this run: another one may use the same broker.
+    /// The name of this run: another run may use the same broker.
     run: String,
 }
 
-/// What one variant finds for one work.
+/// The queues and the exchange of one variant for one work.
 pub struct Topology {
     pub name: String,
     channel: Channel,
@@ -80,7 +80,7 @@ impl Builder {
 }
 
 impl Topology {
-    /// Before a round: what is to be consumed is there.
+    /// Fills the queue before a round, if messages are to be consumed.
     pub async fn fill(&self, count: u64) -> Result<()> {
         let count = if self.filled { count } else { 0 };
         let to = BasicPublishArguments::new("", &self.name);
@@ -90,7 +90,7 @@ impl Topology {
         Ok(())
     }
 
-    /// After a round: nothing is left to be carried along.
+    /// Empties the queues after a round, so that no message is left for the next one.
     pub async fn empty(&self) -> Result<()> {
         for queue in &self.queues {
             self.channel.queue_purge(QueuePurgeArguments::new(queue)).await?;
