@@ -1,5 +1,5 @@
-//! Faults made for real, against everything that `common` promises to bring back: what `cargo faults` and `cargo soak`
-//! are made of.
+//! The parts of `cargo faults` and `cargo soak`: they make real faults, and check that `common` restores everything
+//! that it promises to restore.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Each fault, with all users at once.
+//! Makes each fault, with all users at the same time.
 
 use std::{
     sync::Arc,
@@ -17,22 +17,22 @@ use crate::{
     wait::within,
 };
 
-/// Whoever is not back by then, once the broker answers, is lost. `common` promises a second, on a machine that is not
-/// busy: the times are printed, for people to judge.
+/// A user must have recovered within this time after the broker answers. `common` promises one second on a machine that
+/// is not busy. The times are printed, so that people can judge them.
 const SOON: Duration = Duration::from_secs(10);
 
-/// RabbitMQ notes a new quorum queue on disk half a second late. Killed before that, 3.10 never answers for it again, and
-/// 4.3 begins with an empty one.
+/// RabbitMQ writes a new quorum queue to disk half a second late. If it is killed before that, version 3.10 never
+/// answers for this queue again, and 4.3 starts with an empty one.
 const WRITTEN_DOWN: Duration = Duration::from_secs(1);
 
-/// The end of patience with one step of one user; what it waits for within has shorter deadlines.
+/// The deadline for one step of one user. The waits inside a step have shorter deadlines.
 const STEP: Duration = Duration::from_secs(60);
 
-/// One user and the fault: what came of it.
+/// The result of one fault with one user.
 pub struct Outcome {
     /// The user.
     pub kind: Kind,
-    /// What was measured, and how long it took in each round; or what went wrong.
+    /// What was measured, and how long it took in each round. Or what went wrong.
     pub result: Result<(&'static str, Vec<Duration>)>,
 }
 
@@ -48,7 +48,7 @@ struct Cell<'a> {
 /// Makes one fault `rounds` times in a row, with these users.
 ///
 /// # Errors
-/// When the broker does not stop or start. What goes wrong with a user is in its outcome.
+/// When the broker does not stop or start. Errors of a user are in its outcome.
 pub async fn run(broker: &Broker, fault: Fault, kinds: &[Kind], rounds: u32) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     let mut cells = Vec::new();
@@ -72,12 +72,12 @@ pub async fn run(broker: &Broker, fault: Fault, kinds: &[Kind], rounds: u32) -> 
         all(&mut cells, &format!("after round {round}"), async |cell| cell.is_back(fault).await).await;
     }
     all(&mut cells, "at its end", async |cell| cell.user.finish().await).await;
-    // Dropping a virtual host waits for the broker.
+    // Dropping a virtual host blocks until the broker answers.
     tokio::task::block_in_place(|| outcomes.extend(cells.into_iter().map(Cell::outcome)));
     Ok(outcomes)
 }
 
-/// Does one step with all cells that are still well, at once.
+/// Does one step with all cells that have not failed, at the same time.
 async fn all<'a>(cells: &mut [Cell<'a>], when: &str, step: impl AsyncFn(&mut Cell<'a>) -> Result<()>) {
     let step = &step;
     join_all(cells.iter_mut().filter(|cell| cell.trouble.is_none()).map(|cell| async move {
@@ -95,7 +95,7 @@ async fn stop(broker: &Broker, fault: Fault) -> Result<()> {
     within(STEP, "the broker's end", stopped).await?
 }
 
-/// Starts the broker; tells when it first answered.
+/// Starts the broker. Returns the time of its first answer.
 async fn start(broker: &Broker) -> Result<Instant> {
     let answer = async {
         while broker.version().await.is_err() {
@@ -118,7 +118,7 @@ impl<'a> Cell<'a> {
         Ok(Self { kind, access, user, over: Instant::now(), times: Vec::new(), trouble: None })
     }
 
-    /// Makes the fault, waits until it is felt, and ends it.
+    /// Makes the fault, waits until the user notices it, and ends it.
     async fn make_fault(&mut self, fault: Fault) -> Result<()> {
         let mut hit = None;
         match fault {
@@ -126,7 +126,7 @@ impl<'a> Cell<'a> {
             Fault::Rst => self.access.proxy.reset(),
             Fault::Silence => self.access.proxy.stall(),
             Fault::MidFrame => self.access.proxy.cut_after(fastrand::u32(100..2_000)),
-            // By the time that is answered, they may be back.
+            // When this call returns, the user may already have recovered. So wait for the loss at the same time.
             Fault::CloseConnections => {
                 let (closed, felt) =
                     tokio::join!(self.access.host.ask_to_close_connections(), self.user.notices(fault));
@@ -135,7 +135,7 @@ impl<'a> Cell<'a> {
             }
             Fault::ChannelClosed => self.user.lose_channel().await?,
             Fault::QueueDeleted => self.user.lose_queue().await?,
-            // Made for all at once.
+            // These are made once for all users.
             Fault::StopStart | Fault::Kill => {}
         }
         let hit = match hit {

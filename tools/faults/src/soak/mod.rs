@@ -1,4 +1,5 @@
-//! Producers, consumers and a random fault every few seconds, for minutes: nothing may be lost, and nothing may be left.
+//! Runs producers and consumers for minutes and makes a random fault every few seconds. Nothing may be lost, and
+//! nothing may be left.
 
 mod accounts;
 mod consumer;
@@ -32,16 +33,16 @@ use self::{
 };
 use crate::{panics, wait::within};
 
-/// A queue of one message that is there already: refuses everything else.
+/// A queue that is full with its one message. It refuses everything else.
 const FULL: &str = "full";
 
-/// A queue that is deleted now and then. Nothing that is counted goes there.
+/// A queue that is deleted now and then. The messages that are counted do not go there.
 const VOLATILE: &str = "volatile";
 
-/// How long everything may take to come to rest when the faults are over.
+/// How long everything may take to come to an end when the faults are over.
 const SETTLE: Duration = Duration::from_secs(90);
 
-/// How a soak is made.
+/// The options of a soak.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// For how long faults are made.
@@ -50,7 +51,7 @@ pub struct Options {
     pub producers: usize,
     /// How many consumers, each with a queue of its own.
     pub consumers: usize,
-    /// For everything random.
+    /// The seed of all random choices.
     pub seed: u64,
     /// The time from one fault to the next.
     pub every: Duration,
@@ -58,7 +59,7 @@ pub struct Options {
     pub rate: u32,
 }
 
-/// A queue that somebody consumes from, of either type.
+/// A queue with a consumer, classic or quorum.
 #[derive(Debug, Clone)]
 struct WorkQueue {
     name: String,
@@ -75,14 +76,14 @@ fn full_queue() -> QueueDeclaration {
     classic_queue(FULL).with("x-max-length", 1).with("x-overflow", "reject-publish")
 }
 
-/// Makes one soak, and prints what it sees. Returns whether all was well.
+/// Runs one soak, and prints what happens. Returns whether everything went well.
 ///
 /// # Errors
-/// When the broker does not start or does not come back. What goes wrong with the users is printed.
+/// When the broker does not start or does not come back. Errors of producers and consumers are printed.
 pub async fn run(options: &Options) -> Result<bool> {
     let broker = Broker::builder().report(|line| eprintln!("{line}")).start().await?;
     println!("RabbitMQ {}; seed {}", broker.version().await?, options.seed);
-    // Everything that is under test runs on a runtime of its own, so that its tasks can be counted.
+    // Everything that is tested runs on a runtime of its own, so that its tasks can be counted.
     let tested = Builder::new_multi_thread().worker_threads(2).thread_name("tested").enable_all().build()?;
     let outcome = soak(&broker, options, tested.handle()).await;
     tested.shutdown_background();
@@ -133,13 +134,13 @@ async fn soak(broker: &Broker, options: &Options, tested: &tokio::runtime::Handl
     if violations.is_empty() {
         println!("ok: nothing lost, nothing left");
     }
-    // Dropping the virtual host waits for the broker.
+    // Dropping the virtual host blocks until the broker answers.
     drop(participants);
     tokio::task::block_in_place(|| drop(host));
     Ok(violations.is_empty())
 }
 
-/// No task, thread, connection or channel may be left.
+/// Checks that no task, thread, connection or channel is left.
 async fn nothing_left(
     participants: &Participants<'_>,
     accounts: &Accounts,
@@ -162,7 +163,7 @@ async fn nothing_left(
     Ok(())
 }
 
-/// Tells how it goes, while it goes.
+/// Shows the progress.
 struct Progress<'a> {
     accounts: &'a Accounts,
     begun: Instant,
@@ -171,7 +172,7 @@ struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    /// A line every ten seconds.
+    /// Prints a line every ten seconds.
     async fn show(&mut self, memory: &mut Memory) {
         let mut ticks = interval(Duration::from_secs(10));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! Who takes part in a soak: set up at its beginning, and brought to rest at its end.
+//! The producers and consumers of a soak: starts them at its beginning, and ends them at its end.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -23,10 +23,10 @@ use super::{
 };
 use crate::{kept_setup::KeptSetup, losses::Losses, wait::within};
 
-/// Short enough to be met now and then while the broker is away.
+/// Short enough that calls sometimes reach it while the broker is down.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Everybody, and the means to end them.
+/// All producers and consumers, and what is needed to end them.
 pub(super) struct Participants<'a> {
     host: &'a VirtualHost<'a>,
     members: Vec<Member>,
@@ -36,9 +36,9 @@ pub(super) struct Participants<'a> {
     publish_no_more: watch::Sender<bool>,
     consume_no_more: watch::Sender<bool>,
     tested: Handle,
-    /// Set one to make a producer's channel be closed.
+    /// Set a flag, and its producer makes the broker close its channel.
     pub close_flags: Vec<Arc<AtomicBool>>,
-    /// Use one to make a consumer's channel be closed.
+    /// Use one to make the broker close a consumer's channel.
     pub kept_setups: Vec<KeptSetup>,
 }
 
@@ -50,7 +50,7 @@ struct Member {
 }
 
 impl<'a> Participants<'a> {
-    /// Starts everybody.
+    /// Starts all of them.
     pub async fn set(
         broker: &Broker,
         host: &'a VirtualHost<'a>,
@@ -110,13 +110,13 @@ impl<'a> Participants<'a> {
         Ok(participants)
     }
 
-    /// What the connections go through.
+    /// The proxies that the connections go through.
     pub fn proxies(&self) -> Vec<Arc<Proxy>> {
         self.members.iter().map(|member| member.proxy.clone()).collect()
     }
 
-    /// Waits until everything is quiet, with every promise kept, and closes it. What does not, and what was not, is
-    /// reported. Tells the longest outage.
+    /// Waits until all work is finished and every promise is kept, and closes everything. Reports as a violation what
+    /// does not finish, and each broken promise. Returns the longest outage.
     pub async fn end(&mut self, accounts: &Accounts) -> Duration {
         self.publish_no_more.send_replace(true);
         if !ended(&mut self.producers).await {
@@ -151,15 +151,15 @@ impl<'a> Participants<'a> {
             }
             outage = outage.max(losses.longest());
         }
-        // Their handles are the last ones.
+        // These handles are the last ones.
         self.kept_setups.iter().for_each(KeptSetup::clear);
         outage
     }
 
-    /// How many connections and channels the broker still has in our user's name.
+    /// How many connections and channels the broker still has for our user.
     pub async fn left_on_the_broker(&self) -> Result<(usize, usize)> {
         let gone = async {
-            // The broker hears of an end a moment later.
+            // The broker notices the end of a connection a moment later.
             while !self.host.connections().await?.is_empty() {
                 sleep(Duration::from_millis(50)).await;
             }
@@ -191,12 +191,12 @@ impl Member {
     }
 }
 
-/// Waits for the end of all tasks; returns whether it came.
+/// Waits until all tasks have ended. Returns whether they ended in time.
 async fn ended(tasks: &mut JoinSet<()>) -> bool {
     timeout(SETTLE, async { while tasks.join_next().await.is_some() {} }).await.is_ok()
 }
 
-/// What has to be there before anybody publishes.
+/// Declares what must exist before the first message is published.
 async fn declare(channel: Channel, queues: &[WorkQueue]) -> Result<()> {
     for queue in queues {
         channel.queue_declare(queue.declaration()).await?;

@@ -1,4 +1,4 @@
-//! Closes everything in the middle of a fault.
+//! A user that closes everything during a fault.
 
 use std::{
     sync::Arc,
@@ -23,14 +23,15 @@ use crate::{
 
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Three steps follow each other when nobody answers, each bounded by the operation timeout: outstanding confirms,
-/// closing the channels, closing the connection.
+/// If the broker does not answer, three steps follow each other, each limited by the operation timeout: waiting for
+/// confirms, closing the channels, closing the connection.
 const CLOSED_WITHIN: Duration = Duration::from_millis(3_500);
 
-/// More than the longest pause between two attempts to connect.
+/// Longer than the longest pause between two attempts to connect.
 const QUIET: Duration = Duration::from_millis(1_500);
 
-/// Publishes and consumes until the fault, then closes everything: in time, and for good.
+/// Publishes and consumes until the fault, and then closes everything. Closing must end in time, and nothing may
+/// connect again.
 pub(super) struct Closing<'a> {
     access: Arc<Access<'a>>,
     busy: Option<Busy>,
@@ -64,7 +65,7 @@ async fn subscribe(channel: SetupChannel, kept_setup: KeptSetup) -> common::Resu
 
 #[async_trait]
 impl User for Closing<'_> {
-    /// Each round starts afresh.
+    /// Each round starts with new connections.
     async fn works(&mut self) -> Result<()> {
         let options = self.access.options()?.operation_timeout(OPERATION_TIMEOUT);
         let connections = ConnectionManager::new(options);
@@ -95,7 +96,7 @@ impl User for Closing<'_> {
         self.took = begun.elapsed();
         self.accepted = self.access.proxy.accepted();
         match closed {
-            // Messages were on their way; that is what it says.
+            // Messages were still unconfirmed, and `close_all` reports that.
             Ok(()) | Err(Error::Unconfirmed { .. }) => {}
             Err(error) => bail!("close_all: {error}"),
         }

@@ -1,4 +1,4 @@
-//! Consumes from a durable queue.
+//! A user that consumes from a durable queue.
 
 use std::{
     sync::Arc,
@@ -19,8 +19,8 @@ use crate::{
     reader::Reader,
 };
 
-/// With a prefetch and manual acknowledgement. A spared connection publishes; everything has to arrive, on one and the
-/// same stream.
+/// It has a prefetch and acknowledges manually. A connection without faults publishes. All messages have to arrive, on
+/// the same stream.
 pub(super) struct Consumer<'a> {
     access: Arc<Access<'a>>,
     connection: UserConnection,
@@ -63,7 +63,7 @@ impl User for Consumer<'_> {
     }
 
     async fn lose_queue(&mut self) -> Result<()> {
-        // What is in it goes with it.
+        // Messages in the queue are deleted with it.
         self.reader.catches_up_with(&self.publisher, 0).await?;
         delete_queue(&self.access, "q").await?;
         self.publisher.resume();

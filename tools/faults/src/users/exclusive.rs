@@ -1,4 +1,4 @@
-//! Consumes from a queue that exists for it alone.
+//! A user that consumes from its own exclusive queue.
 
 use std::{
     sync::Arc,
@@ -24,8 +24,9 @@ use crate::{
 
 const KEYS: [&str; 2] = ["red", "blue"];
 
-/// Server-named, exclusive, and with two bindings to an exchange that is declared along with it. What is published while
-/// it is away is lost, as with every such queue; from its return on everything has to arrive, by both bindings.
+/// The queue is server-named and exclusive, with two bindings to an exchange that the setup declares, too. Messages
+/// that are published while the queue does not exist are lost, as with every such queue. After the recovery all
+/// messages have to arrive, through both bindings.
 pub(super) struct Exclusive<'a> {
     access: Arc<Access<'a>>,
     connection: UserConnection,
@@ -74,7 +75,8 @@ impl User for Exclusive<'_> {
     }
 
     async fn lose_queue(&mut self) -> Result<()> {
-        // Nobody else may. The end of the consumer, which follows from it, is told before the answer.
+        // Only its own connection may delete the queue. The consumer's cancellation, which follows, comes before the
+        // answer.
         match self.kept_setup.setup()?.queue_delete(QueueDeleteArguments::new(&self.before.queue)).await {
             Ok(_) | Err(Error::Cancelled { .. }) => Ok(()),
             Err(error) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! The users of `common` that faults happen to.
+//! The users of `common` that are tested with faults.
 
 mod closing;
 mod consumer;
@@ -22,7 +22,7 @@ use crate::{access::Access, fault::Fault, losses::Losses};
 /// One kind of user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
-    /// Publishes numbered messages all the time, several in flight, and keeps account of the confirms
+    /// Publishes numbered messages all the time, several in flight, and records the confirms
     Publisher,
     /// Consumes from a durable queue, with a prefetch of 10 and manual acknowledgement
     Consumer,
@@ -30,11 +30,11 @@ pub enum Kind {
     Exclusive,
     /// Publishes and consumes while another consumer of the same connection cannot be set up again
     TwoChannels,
-    /// Closes everything as soon as the fault is there
+    /// Closes everything as soon as the fault happens
     Closing,
 }
 
-/// As on the command connection.
+/// The name as on the command line.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
@@ -57,8 +57,8 @@ impl Kind {
     }
 }
 
-/// Somebody who works before a fault and has to work after it. Called in this order, round after round: `works`; the
-/// fault, for some faults made by the user itself; `notices`; the end of the fault; `is_back`.
+/// A user that works before a fault and must work after it. In each round the methods are called in this order:
+/// `works`; then the fault, which the user itself makes for some faults; `notices`; the end of the fault; `is_back`.
 #[async_trait]
 pub trait User: Send {
     /// Waits until everything works.
@@ -67,16 +67,16 @@ pub trait User: Send {
     async fn lose_channel(&mut self) -> Result<()>;
     /// Deletes its queue.
     async fn lose_queue(&mut self) -> Result<()>;
-    /// Waits until the fault is felt; tells when it hit.
+    /// Waits until the user notices the fault. Returns the time.
     async fn notices(&mut self, fault: Fault) -> Result<Instant>;
-    /// Waits until everything works again after a fault that was over at `over`, and checks what was promised. Tells
-    /// how long it took.
+    /// Waits until everything works again after a fault that ended at `over`, and checks what was promised. Returns how
+    /// long it took.
     async fn is_back(&mut self, fault: Fault, over: Instant) -> Result<Duration>;
-    /// What the duration of `is_back` is, in a word or two.
+    /// A word or two for what `is_back` measures.
     fn measures(&self) -> &'static str {
         "back after"
     }
-    /// Ends it in good order.
+    /// Ends the user cleanly.
     async fn finish(&mut self) -> Result<()>;
 }
 
@@ -94,17 +94,17 @@ impl UserConnection {
         Ok(Self { connections, losses, before: 0 })
     }
 
-    /// What was lost up to now is the past.
+    /// Forgets the losses so far.
     fn mark(&mut self) {
         self.before = self.losses.count();
     }
 
-    /// When the fault hit: the connection, if it is one of those.
+    /// The time of the fault: when the connection was lost, if the fault ends connections.
     async fn hit(&self, fault: Fault) -> Result<Instant> {
         if fault.ends_the_connection() { self.losses.after(self.before).await } else { Ok(Instant::now()) }
     }
 
-    /// Closes it in good order: RabbitMQ must not have had a reason to do so first.
+    /// Closes the connection cleanly. RabbitMQ must not close it first.
     async fn close(&self) -> Result<()> {
         let before = self.losses.count();
         self.connections.close_all().await?;
@@ -112,7 +112,7 @@ impl UserConnection {
         Ok(())
     }
 
-    /// Faults that do not end the connection must leave it alone.
+    /// Checks that faults which do not end the connection have not ended it.
     fn check(&self, fault: Fault) -> Result<()> {
         let losses = self.losses.count() - self.before;
         let expected = u32::from(fault.ends_the_connection());

@@ -1,4 +1,4 @@
-//! Publishes numbered messages all the time.
+//! A user that publishes numbered messages all the time.
 
 use std::{
     sync::Arc,
@@ -21,8 +21,8 @@ use crate::{
     wait::{PATIENCE, until, within},
 };
 
-/// Mandatory and confirmed, several in flight. What was confirmed has to be in the queue: somebody on a spared
-/// connection reads it.
+/// Its messages are mandatory and confirmed, several in flight. Every confirmed message must be in the queue: a reader
+/// on a connection without faults reads them.
 pub(super) struct Publisher<'a> {
     access: Arc<Access<'a>>,
     connection: UserConnection,
@@ -43,7 +43,7 @@ impl<'a> Publisher<'a> {
             .setup(|channel: SetupChannel| async move { channel.queue_declare(quorum_queue("q")).await.map(drop) })
             .await?;
         let (asking, asked) = watch::channel(0);
-        // This one declares nothing: a deleted queue has to stay away.
+        // This consumer does not declare the queue, because a deleted queue must stay away.
         let subscribe = move |_| {
             asking.send_modify(|times| *times += 1);
             async { Ok(BasicConsumeArguments::new("q", "")) }
@@ -69,11 +69,11 @@ impl User for Publisher<'_> {
     }
 
     async fn lose_queue(&mut self) -> Result<()> {
-        // What is in it goes with it.
+        // Messages in the queue are deleted with it.
         self.reader.catches_up_with(&self.publisher, 0).await?;
         let before = *self.asked.borrow();
         delete_queue(&self.access, "q").await?;
-        // RabbitMQ 3.10 tells a consumer nothing at all when its queue is declared again at once.
+        // If a queue is deleted and declared again at once, RabbitMQ 3.10 tells its consumer nothing.
         until(&self.asked, "the reader's loss of its queue", |&asked| (asked > before).then_some(())).await?;
         self.publisher.resume();
         Ok(())
@@ -88,8 +88,8 @@ impl User for Publisher<'_> {
             (progress.unroutable > before).then_some(())
         })
         .await?;
-        // The reader asks for the queue all the time. RabbitMQ may answer that with 541, and end the connection, while a
-        // quorum queue is being made.
+        // The reader asks for the queue all the time. While a quorum queue is being created, RabbitMQ may answer this
+        // with 541 and close the connection.
         let channel = self.spared.channel("declare").await?;
         let declare = async { while channel.queue_declare(quorum_queue("q")).await.is_err() {} };
         within(PATIENCE, "the queue's declaration", declare).await?;

@@ -1,4 +1,4 @@
-//! One connection, three channels, and one of them in lasting trouble.
+//! A user with one connection and three channels, one of which cannot be set up for a while.
 
 use std::{
     sync::{
@@ -27,8 +27,9 @@ use crate::{
     wait::{PATIENCE, until, within},
 };
 
-/// A publisher and a consumer that have to come back, although another consumer of the same connection cannot: its setup
-/// asks for a queue that is not there, and the broker closes its channel each time. Once it can, it has to, too.
+/// A publisher and a consumer must recover although another consumer of the same connection cannot. The setup of that one
+/// asks for a missing queue, so the broker closes its channel each time. Once its setup can succeed, that consumer must
+/// recover, too.
 pub(super) struct TwoChannels<'a> {
     access: Arc<Access<'a>>,
     connection: UserConnection,
@@ -42,7 +43,7 @@ pub(super) struct TwoChannels<'a> {
     openings: (u64, u64),
 }
 
-/// How the third channel is kept from coming back.
+/// What keeps the third channel from recovering.
 #[derive(Clone)]
 struct Trouble {
     kept_setup: KeptSetup,
@@ -81,7 +82,7 @@ impl<'a> TwoChannels<'a> {
         })
     }
 
-    /// Waits until a message has come to the third channel, whose queue may not be there before it is.
+    /// Waits until a message has come on the third channel. Its queue may not exist before the channel works.
     async fn third_works(&self) -> Result<()> {
         let number = self.trouble.sent.fetch_add(1, Ordering::Relaxed);
         let to = BasicPublishArguments::new("", "troubled").mandatory(true).finish();
@@ -147,14 +148,17 @@ impl User for TwoChannels<'_> {
     async fn is_back(&mut self, fault: Fault, over: Instant) -> Result<Duration> {
         let published = self.publisher.works_since(over).await?;
         let consumed = self.reader.works_after(self.openings.0).await?;
-        // It is tried again, and does not hold the others up.
+        // The third channel is tried again and again, and does not delay the others.
         let tried = |attempts: &u32| (*attempts >= 2).then_some(());
         until(&self.trouble.attempts.subscribe(), "two attempts to set the third channel up", tried).await?;
         let first = self.publisher.next();
         self.reader.flows_from(&self.publisher).await?;
         self.reader.catches_up_with(&self.publisher, first).await?;
         self.publisher.resume();
-        ensure!(self.troubled.seen().openings == self.openings.1, "the third channel came back, who knows how");
+        ensure!(
+            self.troubled.seen().openings == self.openings.1,
+            "the third channel recovered although its setup must fail"
+        );
         self.trouble.on.store(false, Ordering::Relaxed);
         self.third_works().await?;
         self.connection.check(fault)?;
