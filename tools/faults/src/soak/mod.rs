@@ -95,7 +95,7 @@ async fn soak(broker: &Broker, options: &Options, tested: &tokio::runtime::Handl
     let host = broker.virtual_host().await?;
     let mut rng = Rng::with_seed(options.seed);
     let accounts = Arc::new(Accounts::new(options.producers));
-    let mut participants = Participants::set(broker, &host, options, accounts.clone(), &mut rng, tested).await?;
+    let mut participants = Participants::start(broker, &host, options, accounts.clone(), &mut rng, tested).await?;
     let mut random_faults = RandomFaults {
         broker,
         host: &host,

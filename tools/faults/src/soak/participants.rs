@@ -51,7 +51,7 @@ struct Member {
 
 impl<'a> Participants<'a> {
     /// Starts all of them.
-    pub async fn set(
+    pub async fn start(
         broker: &Broker,
         host: &'a VirtualHost<'a>,
         options: &Options,
