@@ -129,7 +129,7 @@ async fn has_image() -> bool {
 }
 
 #[tokio::test]
-async fn a_daemon_that_does_not_answer_is_named_with_who_named_it() {
+async fn the_error_names_a_daemon_that_does_not_answer_and_where_its_address_is_from() {
     let directory = Directory::new("silent").with_context("gone", "unix:///no/such.sock");
     let finished = broker(&directory.0).run().await.unwrap();
     assert_eq!(finished.code, Some(1));

@@ -96,7 +96,7 @@ async fn a_program_that_does_not_end_is_an_error_and_killed() {
 }
 
 #[tokio::test]
-async fn a_flood_nobody_reads_does_not_block_the_program() {
+async fn unread_output_does_not_block_the_program() {
     let finished = program("flood:noise out:end exit:0").run().await.unwrap();
     assert!(finished.stdout.ends_with("end\n"), "{}", finished.stdout);
     assert_eq!(finished.stderr.lines().count(), 5_000);

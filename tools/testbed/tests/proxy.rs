@@ -114,7 +114,7 @@ async fn a_cut_is_the_end_of_the_stream_for_both_sides_each_time() {
 }
 
 #[tokio::test]
-async fn a_cut_is_no_reset_even_when_somebody_is_still_sending() {
+async fn a_cut_is_not_a_reset_even_if_a_client_is_still_sending() {
     let bench = Bench::new().await;
     let (mut client, mut server) = bench.pair().await;
     // More than all buffers on the way can hold, so that bytes are unread when the cut comes.
@@ -149,7 +149,7 @@ async fn a_reset_is_a_reset_for_both_sides_each_time() {
 }
 
 #[tokio::test]
-async fn who_comes_after_a_cut_or_a_reset_is_served() {
+async fn clients_that_come_after_a_cut_or_a_reset_are_served() {
     let bench = Bench::new().await;
     bench.proxy.cut();
     bench.pair().await;
@@ -253,7 +253,7 @@ async fn new_connections_go_to_the_new_target() {
 }
 
 #[tokio::test]
-async fn a_connection_to_nobody_ends() {
+async fn a_connection_without_a_target_ends() {
     let Bench { target, proxy } = Bench::new().await;
     drop(target);
     let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();

@@ -50,7 +50,7 @@ async fn it_plays_all_chapters_on_a_broker_of_its_own_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn it_fits_on_a_wall_and_has_no_colours_where_there_is_no_terminal() {
+async fn without_a_terminal_it_has_80_columns_and_no_colours() {
     let host = virtual_host().await;
     let finished = tour(&["--lesson", "routing", "--lesson", "topics,rpc"]).url(host.url()).run().await.unwrap();
     assert_eq!(finished.code, Some(0), "{finished:?}");
@@ -157,7 +157,7 @@ async fn a_program_that_ends_too_early_is_named_with_its_reason_and_the_next_cha
 
 /// Another program sends logs all the time.
 #[tokio::test]
-async fn a_line_that_nobody_expects_is_named() {
+async fn an_unexpected_line_is_named() {
     let host = virtual_host().await;
     let stray = async {
         loop {
@@ -196,7 +196,7 @@ async fn messages_from_before_are_named_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_broker_that_turns_us_away_is_said_once_and_without_the_password() {
+async fn a_refused_login_is_reported_once_and_without_the_password() {
     let host = virtual_host().await;
     let url = host.url().replace(host.password(), "marked-passw0rd");
     let finished = tour(&[]).url(url).run().await.unwrap();

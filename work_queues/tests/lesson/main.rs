@@ -225,7 +225,7 @@ async fn both_programs_declare_the_same_durable_quorum_queue() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_worker_that_loses_its_connection_gives_its_task_back_and_goes_on() -> Result<()> {
+async fn a_worker_that_loses_its_connection_gives_its_task_back_and_continues() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut worker = worker(&host).await?;
     send(&host, "cut off.").await?;

@@ -346,7 +346,7 @@ mod tests {
     use super::Confirms;
 
     #[test]
-    fn acks_that_come_out_of_order_reach_those_who_wait_for_them() {
+    fn acks_that_come_out_of_order_reach_the_right_messages() {
         let confirms = Confirms::default();
         let mut waiting: Vec<_> = (0..6).map(|_| confirms.register()).collect();
         // The order in which RabbitMQ sends: 2, 4, then 3 and all before it.

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn success_for_a_message_that_nobody_took_is_a_violation() {
+    fn success_for_a_message_that_reached_no_queue_is_a_violation() {
         for to in [Destination::Missing, Destination::Full] {
             let accounts = Accounts::new(1);
             accounts.published(0, 0, to, &Ok(()));

@@ -87,7 +87,7 @@ async fn hello_world(steps: &mut Steps<'_>) -> Step {
 
     steps.say("Now the other way round: the consumer stops before a message is sent.").await?;
     steps.ctrl_c("receive").await?;
-    steps.nobody_reads_from("hello").await?;
+    steps.has_no_consumers("hello").await?;
     steps.run("send", "send", &[" [x] Sent 'Hello World!'"]).await?;
 
     steps.say("The queue keeps the message until a consumer comes.").await?;
@@ -307,7 +307,7 @@ async fn rpc(steps: &mut Steps<'_>) -> Step {
 
     steps.say("What happens without a server? The client waits, but not forever.").await?;
     steps.ctrl_c("rpc_server").await?;
-    steps.nobody_reads_from("rpc_queue").await?;
+    steps.has_no_consumers("rpc_queue").await?;
     steps
         .run_failing(
             "rpc_client",

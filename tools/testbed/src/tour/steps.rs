@@ -161,7 +161,7 @@ impl<'tour> Steps<'tour> {
     }
 
     /// Waits until the queue has no consumers. The broker notices the end of a program a little later.
-    pub(super) async fn nobody_reads_from(&mut self, queue: &str) -> Step {
+    pub(super) async fn has_no_consumers(&mut self, queue: &str) -> Step {
         let deadline = Instant::now() + PATIENCE;
         // No event reports this, so ask again and again.
         while let consumers @ 1.. = queue::look(self.url, queue).await?.consumers {
@@ -203,7 +203,7 @@ impl<'tour> Steps<'tour> {
     pub(super) async fn tidy_up(mut self) -> Step {
         self.processes = Processes::default();
         for queue in std::mem::take(&mut self.queues) {
-            self.nobody_reads_from(&queue).await?;
+            self.has_no_consumers(&queue).await?;
             queue::purge(self.url, &queue).await?;
         }
         Ok(())
