@@ -4,7 +4,11 @@ use std::{error, fmt, ops::Deref, sync::Arc, time::Duration};
 
 use amqprs::BasicProperties;
 
-use crate::{RemoteError, escaped};
+use crate::{
+    RemoteError,
+    broker_words::{ACKNOWLEDGEMENT_TIMEOUT, hint},
+    escaped,
+};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -43,7 +47,7 @@ pub enum Error {
 
     /// The broker was reached, and turned this user or virtual host away.
     #[error("RabbitMQ at {} refused the connection: {}", escaped(address), escaped(reason))]
-    Refused {
+    LoginRefused {
         /// `host:port` as it was asked for.
         address: String,
         /// The broker's words, and what to check.
@@ -184,7 +188,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variant = match self {
             Self::Connect { .. } => "Connect",
-            Self::Refused { .. } => "Refused",
+            Self::LoginRefused { .. } => "LoginRefused",
             Self::Lost { .. } => "Lost",
             Self::Closed { .. } => "Closed",
             Self::Cancelled { .. } => "Cancelled",
@@ -255,7 +259,7 @@ impl Error {
 
     /// The broker closed the connection over something that a program asked for on it (AMQP 0-9-1, section 1.2
     /// "Constants": the "hard" errors, except 320, an operator's wish).
-    pub(crate) fn is_refusal(&self) -> bool {
+    pub(crate) fn is_connection_exception(&self) -> bool {
         matches!(self, Self::Lost { code: Some(500..), .. })
     }
 }
@@ -320,60 +324,10 @@ fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(" ({})", escaped(reason)) }
 }
 
-const ACKNOWLEDGEMENT_TIMEOUT: &str = "finish sooner, acknowledge earlier, or raise RabbitMQ's acknowledgement timeout \
-     (`consumer_timeout` in rabbitmq.conf, in milliseconds; 30 minutes unless set)";
-
 fn why_cancelled(unacknowledged: bool) -> String {
     if unacknowledged {
         format!(": the queue was deleted, or a delivery was not acknowledged in time (then {ACKNOWLEDGEMENT_TIMEOUT})")
     } else {
         " (was the queue deleted?)".into()
     }
-}
-
-/// What a learner does about the commonest answers of the broker.
-fn hint(doing: &str, code: u16, text: &str) -> String {
-    let hint = match code {
-        403 if text.contains("refused for user") => return missing_right(doing, text),
-        403 if text.contains("exclusive use") => "; another consumer has it for itself alone",
-        404 => "; declare it first, or check the name",
-        405 => "; it is exclusive to another connection",
-        406 if text.contains("inequivalent") => {
-            "; it exists with other arguments: use another name, or delete the old one if nobody needs it"
-        }
-        406 if text.contains("delivery acknowledgement") => return format!("; {ACKNOWLEDGEMENT_TIMEOUT}"),
-        406 if text.contains("prefetch count is not set") => {
-            "; a stream needs a prefetch (`basic_qos`) and manual acknowledgement: leave `auto_ack` off"
-        }
-        540 if text.contains("acknowledgement") => "; a stream needs manual acknowledgement: leave `auto_ack` off",
-        540 if text.contains("basic.get") => "; consume from it instead",
-        541 if text.contains("transient_nonexcl_queues") => {
-            "; this RabbitMQ takes no queue that is neither durable nor exclusive: declare it `durable`"
-        }
-        _ => "",
-    };
-    hint.into()
-}
-
-/// Which of the three rights is missing ([access control](https://www.rabbitmq.com/docs/access-control#authorisation)).
-/// RabbitMQ 4 says it; for an older one it follows from what was being done.
-fn missing_right(doing: &str, text: &str) -> String {
-    let said = ["configure", "write", "read"].into_iter().find(|right| text.contains(&format!("{right} access")));
-    let right = said.or_else(|| {
-        let by_deed = [
-            ("declare", "configure"),
-            ("delete", "configure"),
-            ("refused a message", "write"),
-            ("consume", "read"),
-            ("get", "read"),
-            ("purge", "read"),
-        ];
-        by_deed.into_iter().find(|(deed, _)| doing.contains(deed)).map(|(_, right)| right)
-    });
-    let missing = match right {
-        Some(right) => format!("the user lacks the right `{right}` there"),
-        // To bind takes two of them, `write` on the destination and `read` on the source.
-        None => "the user lacks a right there".into(),
-    };
-    format!("; {missing} (`rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ` grants it)")
 }

@@ -170,7 +170,7 @@
 //! | error | was it sent? | what to do |
 //! |---|---|---|
 //! | [`Connect`](Error::Connect) | no | nothing listens there, or something else: the message says what was seen |
-//! | [`Refused`](Error::Refused) | no | check user, password, virtual host, certificate |
+//! | [`LoginRefused`](Error::LoginRefused) | no | check user, password, virtual host, certificate |
 //! | [`Lost`](Error::Lost) | perhaps | repeat it: the connection is coming back |
 //! | [`Closed`](Error::Closed) | refused | fix the argument that the broker complains about; the channel goes on |
 //! | [`Cancelled`](Error::Cancelled) | | nothing: the consumer subscribes again, and logs it |
@@ -224,7 +224,7 @@
 //!
 //! | in `common/src` | |
 //! |---|---|
-//! | `error.rs`, `escape.rs`, `json.rs`, `deadline.rs` | errors, and small helpers |
+//! | `error.rs`, `broker_words.rs`, `escape.rs`, `json.rs`, `deadline.rs` | errors, what is decided by RabbitMQ's words, and small helpers |
 //! | `options/` | how to connect: URL, TLS |
 //! | `encoding/` | field tables and names as they are sent: their size, their depth |
 //! | `connection/` | one TCP connection: connecting, why a login failed, its loss, and the supervisor that reconnects |
@@ -237,6 +237,7 @@
 
 #![deny(missing_docs)]
 
+mod broker_words;
 mod channel;
 mod connection;
 mod consumer;

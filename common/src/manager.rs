@@ -60,7 +60,7 @@ impl ConnectionManager {
     /// channel for each name.
     ///
     /// # Errors
-    /// [`Connect`](Error::Connect) or [`Refused`](Error::Refused) when the first connection cannot be made (with
+    /// [`Connect`](Error::Connect) or [`LoginRefused`](Error::LoginRefused) when the first connection cannot be made (with
     /// `fail_fast`), [`Shutdown`](Error::Shutdown) after [`close_all`](Self::close_all), [`Timeout`](Error::Timeout)
     /// when there is no connection for longer than the operation timeout.
     pub async fn channel(&self, name: &str) -> Result<Channel> {
@@ -70,6 +70,15 @@ impl ConnectionManager {
     /// A channel without publisher confirms, for messages whose loss does no harm: publishing resolves when the message
     /// is handed to the connection. Otherwise as [`channel`](Self::channel), whose names it shares: ask for a name in
     /// one way only.
+    ///
+    /// ```no_run
+    /// use common::amqprs::{BasicProperties, channel::BasicPublishArguments};
+    ///
+    /// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
+    /// let channel = connections.channel_without_confirms("temperature").await?;
+    /// channel.publish(BasicPublishArguments::new("sensors", "attic"), BasicProperties::default(), "21.5").await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`channel`](Self::channel).
@@ -106,6 +115,14 @@ impl ConnectionManager {
     }
 
     /// Whether [`close_all`](Self::close_all) was called.
+    ///
+    /// ```no_run
+    /// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
+    /// connections.close_all().await?;
+    /// assert!(connections.is_closed());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.handle.core.closing.is_cancelled()
     }
@@ -136,16 +153,16 @@ impl ConnectionManager {
         self.handle.connect().await?;
         let wait = async {
             loop {
-                let link = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
-                let (mut owners, mut ready) = (core.owners.0.subscribe(), link.health.ready.0.subscribe());
-                while !link.health.loss.is_lost() {
+                let connection = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
+                let (mut owners, mut ready) = (core.owners.0.subscribe(), connection.state.ready.0.subscribe());
+                while !connection.state.closed.is_lost() {
                     if *ready.borrow_and_update() >= *owners.borrow_and_update() {
                         return Ok(());
                     }
                     tokio::select! {
                         _ = owners.changed() => {}
                         _ = ready.changed() => {}
-                        _ = link.health.loss.wait() => {}
+                        _ = connection.state.closed.wait() => {}
                         () = core.closing.cancelled() => return Err(Error::Shutdown("connection manager")),
                     }
                 }

@@ -11,7 +11,7 @@ use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 
 /// Bottom up. Modules of one layer may use each other, as long as there is no circle.
 const LAYERS: [&[&str]; 10] = [
-    &["escape", "remote_error", "error", "json", "deadline"],
+    &["escape", "remote_error", "broker_words", "error", "json", "deadline"],
     &["options"],
     &["encoding"],
     &["connection"],

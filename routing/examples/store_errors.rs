@@ -1,4 +1,4 @@
-//! Chapter 4, exercise 2: keeps the errors in a named queue, and shares them among all instances of this program.
+//! Chapter 4, exercise 2: keeps the errors in a named queue. All running copies of this program share them.
 //!
 //!     cargo run --example store_errors
 
@@ -32,7 +32,7 @@ async fn main() -> cli::MainResult {
     Ok(())
 }
 
-/// Binds one queue for all instances. Runs again after every loss of the connection.
+/// Binds one queue, which all running copies of this program use. Runs again after every loss of the connection.
 async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("direct_logs", "direct")).await?;
     channel.queue_declare(quorum_queue("errors")).await?;

@@ -1,4 +1,4 @@
-//! Calls a function by its name, over JSON, and prints its result. The server may be Python's aio-pika (`JsonRPC`).
+//! Calls a function by name, with JSON, and prints its result. The server may be Python's aio-pika (`JsonRPC`).
 //!
 //!     cargo run -p rpc --example json_rpc_client -- multiply '{"x":6,"y":7}'
 
@@ -35,7 +35,7 @@ async fn main() -> cli::MainResult {
     let connections = ConnectionManager::new(args.broker.options()?);
     let client = JsonRpcClient::new(&connections.channel("json_rpc_client").await?).await?;
 
-    // Any JSON will do here; a program that knows the function asks for its type.
+    // This program takes any JSON. A program that knows the function asks for the result's type instead.
     let result = client.call::<Value>(&args.method, &args.arguments, Duration::from_secs(args.timeout)).await;
     connections.close_all().await?;
     println!("{}", escaped(&result?.to_string()));

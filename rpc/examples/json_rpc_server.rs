@@ -1,4 +1,4 @@
-//! Functions that others call by their names, over JSON, until Ctrl-C. Python's aio-pika (`JsonRPC`) can call them, too.
+//! Offers functions to be called by name, with JSON, until Ctrl-C. Python's aio-pika (`JsonRPC`) can call them, too.
 //!
 //!     cargo run -p rpc --example json_rpc_server
 
@@ -24,7 +24,7 @@ async fn main() -> cli::MainResult {
     let connections = ConnectionManager::new(args.broker.options()?);
     let server = JsonRpcServer::new(&connections.channel("json_rpc_server").await?);
 
-    // Each has a queue of its name.
+    // Each function has a queue with its name.
     server.register("multiply", multiply).await?;
     server.register("divide", divide).await?;
     server.register("sleep", sleep).await?;
@@ -66,7 +66,7 @@ struct Sleep {
 
 async fn sleep(Sleep { seconds }: Sleep) -> Result<(), RemoteError> {
     println!(" [.] sleep({seconds})");
-    // `?` makes a remote error of any error, here of a negative duration.
+    // `?` turns any error into a remote error, here the error for a negative duration.
     tokio::time::sleep(Duration::try_from_secs_f64(seconds)?).await;
     Ok(())
 }

@@ -35,7 +35,7 @@ async fn main() -> cli::MainResult {
     }
     println!(" [.] {} calls are on their way", calls.len());
 
-    // In the order in which they were answered; sorted, for us to compare.
+    // The answers came in any order. Sorted, they are easy to compare.
     let mut answers = calls.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
     answers.sort();
     for (n, answer) in answers {

@@ -25,7 +25,7 @@ struct Args {
     n: String,
 }
 
-/// The calls that wait: the correlation id of each, and where its reply goes.
+/// The waiting calls: the correlation id of each, and where its reply goes.
 type Calls = Arc<Mutex<HashMap<String, oneshot::Sender<Delivery>>>>;
 
 #[tokio::main]
@@ -42,7 +42,7 @@ async fn main() -> cli::MainResult {
     let calls = Calls::default();
     let receiver = tokio::spawn(receive(replies, calls.clone()));
 
-    // Into the table before the request is sent: the reply may come at once.
+    // Put the call into the table before you send the request: the reply may come at once.
     let id = Uuid::new_v4().to_string();
     let (sender, reply) = oneshot::channel();
     calls.lock().await.insert(id.clone(), sender);

@@ -46,7 +46,7 @@ async fn main() -> cli::MainResult {
         let to = BasicPublishArguments::new("", reply_to);
         channel.publish(to, properties, fib(n).to_string()).await?;
 
-        // Only now, when the broker has confirmed the reply: otherwise a crash in between would lose the request.
+        // Acknowledge only now: if the server dies before this line, another server gets the request.
         request.ack().await?;
     }
     Ok(())
@@ -64,6 +64,6 @@ async fn subscribe(channel: SetupChannel) -> Result<BasicConsumeArguments> {
 
 /// A loop of `n` steps, so short that it does not block the runtime.
 fn fib(n: u32) -> u128 {
-    // One step further than needed, where fib(187) no longer fits.
+    // The loop also computes fib(n + 1). fib(187) does not fit, so this addition may wrap around.
     (0..n).fold((0_u128, 1), |(a, b), _| (b, a.wrapping_add(b))).0
 }

@@ -1,4 +1,4 @@
-//! Chapter 5, exercise 3: an exchange bound to another one. Critical messages go on to a fanout for all who need them.
+//! Chapter 5, exercise 3: an exchange bound to another one. Critical messages go on to a fanout, for all its receivers.
 //!
 //!     cargo run --example alarm
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Error, Result,
     channel::unconfirmed::{MOST_BYTES_IN_FLIGHT, watch_confirms},
-    connection::supervisor::Core,
+    connection::core::ConnectionCore,
     session::{
         Session,
         reopen::Reopen,
@@ -28,7 +28,7 @@ pub(crate) struct ChannelCore {
     /// No other channel of this program has it.
     pub number: u64,
     pub confirms: bool,
-    pub core: Arc<Core>,
+    pub connection: Arc<ConnectionCore>,
     state: watch::Sender<ChannelState>,
     pub steps: mpsc::UnboundedSender<NewStep>,
     pub closing: CancellationToken,
@@ -44,7 +44,7 @@ enum ChannelState {
     /// Closed for good, with the number of messages that were left without a confirm.
     Closed(usize),
     /// RabbitMQ does not allow this channel: it was never open.
-    Refused(Error),
+    NotAllowed(Error),
 }
 
 /// A step of a channel's setup, to be run for the first time.
@@ -55,20 +55,20 @@ pub(crate) struct NewStep {
 }
 
 impl ChannelCore {
-    pub fn start(name: &str, core: &Arc<Core>, confirms: bool) -> Arc<Self> {
+    pub fn start(name: &str, connection: &Arc<ConnectionCore>, confirms: bool) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let (steps, new_steps) = mpsc::unbounded_channel();
         let channel = Arc::new(Self {
             name: name.to_owned(),
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             confirms,
-            core: core.clone(),
+            connection: connection.clone(),
             state: watch::Sender::new(ChannelState::Opening(None)),
             steps,
-            closing: core.closing.child_token(),
+            closing: connection.closing.child_token(),
             shares: Arc::new(Semaphore::new(MOST_BYTES_IN_FLIGHT)),
         });
-        core.spawn(keep_open(channel.clone(), new_steps));
+        connection.spawn(keep_open(channel.clone(), new_steps));
         channel
     }
 
@@ -78,13 +78,14 @@ impl ChannelCore {
 
     /// Whether it is closed, and nothing of it is left.
     pub fn has_ended(&self) -> bool {
-        matches!(*self.state.borrow(), ChannelState::Closed(_) | ChannelState::Refused(_))
+        matches!(*self.state.borrow(), ChannelState::Closed(_) | ChannelState::NotAllowed(_))
     }
 
     /// Waits until the channel is closed; tells how many messages were left without a confirm.
     pub async fn closed(&self) -> usize {
         let mut state = self.state.subscribe();
-        let closed = state.wait_for(|state| matches!(state, ChannelState::Closed(_) | ChannelState::Refused(_))).await;
+        let closed =
+            state.wait_for(|state| matches!(state, ChannelState::Closed(_) | ChannelState::NotAllowed(_))).await;
         closed.map_or(0, |state| if let ChannelState::Closed(unconfirmed) = *state { unconfirmed } else { 0 })
     }
 
@@ -99,7 +100,7 @@ impl ChannelCore {
         }
         let mut state = self.state.subscribe();
         loop {
-            if let ChannelState::Refused(error) = &*state.borrow_and_update() {
+            if let ChannelState::NotAllowed(error) = &*state.borrow_and_update() {
                 return Err(error.clone());
             }
             if self.closing.is_cancelled() {
@@ -120,25 +121,25 @@ impl ChannelCore {
         match &*self.state.borrow() {
             ChannelState::Opening(Some(error)) => Error::Timeout {
                 doing: doing.into(),
-                after: self.core.options.operation_timeout,
+                after: self.connection.options.operation_timeout,
                 reason: error.to_string(),
             },
-            _ => self.core.timed_out(doing),
+            _ => self.connection.timed_out(doing),
         }
     }
 }
 
 /// The channel's task: opens it, runs its setup, watches over it, and closes it.
 async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedReceiver<NewStep>) {
-    let _owner = channel.core.owners.one_more();
+    let _owner = channel.connection.owners.one_more();
     let mut steps: Vec<Function<()>> = Vec::new();
-    let mut reopen = Reopen::new(channel.core.clone(), channel.closing.clone(), &channel.name, channel.confirms);
+    let mut reopen = Reopen::new(channel.connection.clone(), channel.closing.clone(), &channel.name, channel.confirms);
     let mut was_open = false;
     while let Some(session) = reopen.next().await {
         let session = match session {
             Ok(session) => session,
             Err(error) if !was_open => {
-                channel.state.send_replace(ChannelState::Refused(error));
+                channel.state.send_replace(ChannelState::NotAllowed(error));
                 channel.closing.cancel();
                 return;
             }
@@ -151,7 +152,7 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
         was_open = true;
         let ready = async {
             for step in &steps {
-                step.run(&session, channel.core.options.operation_timeout).await?;
+                step.run(&session, channel.connection.options.operation_timeout).await?;
             }
             Ok(())
         };
@@ -165,10 +166,10 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
         reopen.recovered();
         let since = Instant::now();
         channel.state.send_replace(ChannelState::Open(session.clone()));
-        let _ready = session.health.ready.one_more();
+        let _ready = session.connection.ready.one_more();
         if let Some(reason) = serve(&channel, &session, &mut steps, &mut new_steps).await {
             channel.state.send_replace(ChannelState::Opening(Some(reason.clone())));
-            let refusal = session.pending_confirms.refusal();
+            let refusal = session.state.pending_confirms.refusal();
             drop(session);
             if let Some(refusal) = refusal {
                 reopen.refused(&reason, refusal.was_told, since.elapsed()).await;
@@ -176,8 +177,8 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
             continue;
         }
         // Closing: what was published is confirmed first.
-        let _ = timeout(channel.core.options.operation_timeout, session.pending_confirms.drained()).await;
-        let unconfirmed = session.pending_confirms.waiting();
+        let _ = timeout(channel.connection.options.operation_timeout, session.state.pending_confirms.drained()).await;
+        let unconfirmed = session.state.pending_confirms.waiting();
         session.close().await;
         channel.state.send_replace(ChannelState::Closed(unconfirmed));
         return;
@@ -212,7 +213,7 @@ async fn run_new_steps(
             Some(new) = new_steps.recv() => new,
         };
         let outcome = tokio::select! {
-            outcome = step.run(session, channel.core.options.operation_timeout) => outcome,
+            outcome = step.run(session, channel.connection.options.operation_timeout) => outcome,
             // The caller has gone, and with it the wish.
             () = answer.closed() => continue,
         };

@@ -5,13 +5,16 @@ use std::{sync::Arc, time::Duration};
 use amqprs::channel::{BasicGetArguments, Channel as RawChannel};
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::{Delivery, Error, Result, connection::supervisor::Core, encoding::nesting::fetched, session::Session};
+use crate::{
+    Delivery, Error, Result, broker_words, connection::core::ConnectionCore, encoding::nesting::fetched,
+    session::Session,
+};
 
 /// When a channel has ended, it is certain after this time whether there was an answer to a call.
 const ANSWERED_OR_NOT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn get(
-    core: Arc<Core>,
+    core: Arc<ConnectionCore>,
     session: Arc<Session>,
     arguments: BasicGetArguments,
 ) -> Result<Option<Delivery>> {
@@ -57,14 +60,14 @@ fn explained(error: Error, queue: &str, doing: impl Fn() -> String) -> Error {
              header of it may not be UTF-8"
         )),
         // RabbitMQ closes the whole connection for a stream.
-        error => error.blame(doing, &format!("queue '{queue}'")),
+        error => error.blame(doing, &broker_words::queue(queue)),
     }
 }
 
 /// What `basic.get` brought, for a caller who may have gone meanwhile.
 struct Fetched {
     delivery: Option<Delivery>,
-    core: Arc<Core>,
+    core: Arc<ConnectionCore>,
 }
 
 impl Drop for Fetched {

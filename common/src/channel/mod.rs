@@ -54,6 +54,14 @@ impl Channel {
     }
 
     /// Whether it was closed, by [`close`](Self::close) or with its connection manager.
+    ///
+    /// ```no_run
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// channel.close().await?;
+    /// assert!(channel.is_closed());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.core.is_closed()
     }
@@ -90,7 +98,7 @@ impl Channel {
         let (answer, answered) = oneshot::channel();
         let _ = self.core.steps.send(NewStep { step, first_run: FirstRun::default(), answer });
         // Each run has its own deadline; this one is for the time between them.
-        match timeout(self.core.core.options.operation_timeout * 2, answered).await {
+        match timeout(self.core.connection.options.operation_timeout * 2, answered).await {
             Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))),
             Err(_) => Err(self.core.timed_out("cannot run a setup")),
         }
@@ -158,7 +166,7 @@ impl Channel {
     /// `no_ack` a message may be lost, too.
     pub async fn get(&self, arguments: BasicGetArguments) -> Result<Option<Delivery>> {
         check_name("queue name", &arguments.queue)?;
-        self.on_session(|session| get(self.core.core.clone(), session, arguments.clone())).await
+        self.on_session(|session| get(self.core.connection.clone(), session, arguments.clone())).await
     }
 
     /// Closes the channel after its outstanding confirms, bounded by the operation timeout. Its consumers, which have
@@ -176,10 +184,10 @@ impl Channel {
 
     /// An AMQP channel beside this one, without confirms, for one use.
     pub(crate) async fn extra_session(&self) -> Result<Arc<Session>> {
-        let core = &self.core.core;
+        let core = &self.core.connection;
         let open = async {
-            let link = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
-            Session::open(&link, false, core.options.operation_timeout).await
+            let connection = core.live_connection().await.ok_or(Error::Shutdown("connection manager"))?;
+            Session::open(&connection, false, core.options.operation_timeout).await
         };
         timeout_at(core.deadline(), open).await.unwrap_or_else(|_| Err(core.timed_out("cannot open a channel")))
     }
@@ -199,13 +207,13 @@ impl Channel {
             }
         };
         // Each call has its own deadline; this one is for the time between them.
-        let patience = self.core.core.options.operation_timeout * 2;
+        let patience = self.core.connection.options.operation_timeout * 2;
         timeout(patience, repeat).await.unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
     }
 
     /// The current session, once there is one.
     pub(crate) async fn session(&self) -> Result<Arc<Session>> {
-        timeout_at(self.core.core.deadline(), self.core.session())
+        timeout_at(self.core.connection.deadline(), self.core.session())
             .await
             .unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
     }

@@ -8,23 +8,23 @@ use std::{
 };
 
 use amqprs::{BasicProperties, channel::BasicPublishArguments};
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use crate::{
     Channel, Error, Result,
     channel::unconfirmed::{LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT},
-    connection::supervisor::backoff,
+    connection::backoff::backoff,
     deadline::{SHORT_OF_RESOURCES, by},
-    encoding::{
-        frame_size::{check_header_frame, header_frame},
-        headers::rebuild,
-        short_string::check_name,
-    },
+    encoding::{headers::rebuild, short_string::check_name},
     session::{
         Session,
-        confirms::{PendingConfirms, Waiter},
-        message_number::{NUMBER_FIELD, put_number},
-        refused_message::{Mark, check_can_be_refused},
+        confirms::ConfirmSender,
+        publish::{NotSent, Outgoing},
+        refused_message::check_can_be_refused,
+        state::SessionState,
     },
 };
 
@@ -64,7 +64,7 @@ impl Channel {
         body: impl Into<Vec<u8>>,
     ) -> impl Future<Output = Result<()>> + Send {
         let message = Outgoing::new(arguments, properties, body);
-        async move { self.hand_over(message).await?.await }
+        async move { self.send_confirmed(message).await?.await }
     }
 
     /// Publishes a message again and again until the broker has confirmed it: at least once, so perhaps twice. Drop it
@@ -72,6 +72,16 @@ impl Channel {
     ///
     /// For messages that must not be lost while the broker is away, and that do no harm when they come twice; a
     /// `message_id` lets the receiver notice.
+    ///
+    /// ```no_run
+    /// use common::amqprs::{BasicProperties, channel::BasicPublishArguments};
+    ///
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// let to = BasicPublishArguments::new("", "orders").mandatory(true).finish();
+    /// let properties = BasicProperties::default().with_message_id("order-17").finish();
+    /// channel.publish_at_least_once(to, properties, "17").await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Only what a repetition cannot fix: [`Unroutable`](Error::Unroutable), [`Closed`](Error::Closed) (no such exchange),
@@ -84,13 +94,13 @@ impl Channel {
         body: impl Into<Vec<u8>>,
     ) -> Result<()> {
         let body = body.into();
-        let mut pauses = backoff(&self.core.core.options);
+        let mut pauses = backoff(&self.core.connection.options);
         let mut suspicions = 0;
         loop {
             let message = Outgoing::new(arguments.clone(), properties.clone(), body.clone());
-            let (sender, confirm) = self.core.confirms.then(oneshot::channel).unzip();
-            let (outcome, pending_confirms) = match self.send(None, sender.map(Waiter::Confirm), message).await {
-                Ok(pending_confirms) => (Confirm(confirm).await, Some(pending_confirms)),
+            let (confirm, outcome) = self.confirm();
+            let (outcome, session) = match self.send(confirm, message).await {
+                Ok(session) => (outcome.await, Some(session)),
                 Err(error) => (Err(error), None),
             };
             match outcome {
@@ -99,7 +109,7 @@ impl Channel {
                 Err(
                     error @ (Error::Unconfirmed { .. } | Error::Lost { .. } | Error::Timeout { .. } | Error::Nacked),
                 ) => {
-                    suspicions += u32::from(pending_confirms.is_some_and(|confirms| confirms.suspects_all()));
+                    suspicions += u32::from(session.is_some_and(|session| session.suspects_all()));
                     if suspicions == MOST_SUSPICIONS {
                         return Err(error);
                     }
@@ -136,102 +146,87 @@ impl Channel {
         properties: BasicProperties,
         body: impl Into<Vec<u8>>,
     ) -> impl Future<Output = Result<Confirm>> + Send {
-        self.hand_over(Outgoing::new(arguments, properties, body))
+        self.send_confirmed(Outgoing::new(arguments, properties, body))
     }
 
-    pub(crate) async fn hand_over(&self, message: Box<Outgoing>) -> Result<Confirm> {
-        let (sender, confirm) = self.core.confirms.then(oneshot::channel).unzip();
-        self.send(None, sender.map(Waiter::Confirm), message).await?;
-        Ok(Confirm(confirm))
+    pub(crate) async fn send_confirmed(&self, message: Box<Outgoing>) -> Result<Confirm> {
+        let (confirm, outcome) = self.confirm();
+        self.send(confirm, message).await?;
+        Ok(outcome)
     }
 
-    /// Sends a message on this session, in confirm mode, and on no later one; `None`: on whichever is open. What becomes of
-    /// it is told to `waiter`. Returns the pending confirms that it is among.
+    /// Both ends of a confirm. On a channel without confirms there is nothing to wait for.
+    fn confirm(&self) -> (Option<ConfirmSender>, Confirm) {
+        let (sender, outcome) = self.core.confirms.then(oneshot::channel).unzip();
+        (sender.map(ConfirmSender::Outcome), Confirm(outcome))
+    }
+
+    /// Sends a message on whichever session is open, and returns the state of that session. What becomes of the message is told
+    /// to `confirm`.
     pub(crate) async fn send(
         &self,
-        only: Option<&Arc<Session>>,
-        mut waiter: Option<Waiter>,
+        confirm: Option<ConfirmSender>,
+        message: Box<Outgoing>,
+    ) -> Result<Arc<SessionState>> {
+        let deadline = self.core.connection.deadline();
+        let mut message = self.prepared(deadline, confirm, message).await?;
+        loop {
+            let session = by(deadline, self.core.session()).await.ok_or_else(|| self.not_sent())??;
+            match session.publish(deadline, message).await {
+                Ok(()) => return Ok(session.state.clone()),
+                Err(NotSent::Ended(back)) => message = back,
+                Err(NotSent::Late) => return Err(self.not_sent()),
+                Err(NotSent::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends a message on this session, and on no later one.
+    pub(crate) async fn send_on(
+        &self,
+        session: &Session,
+        confirm: Option<ConfirmSender>,
+        message: Box<Outgoing>,
+    ) -> Result<Arc<SessionState>> {
+        let deadline = self.core.connection.deadline();
+        let message = self.prepared(deadline, confirm, message).await?;
+        match session.publish(deadline, message).await {
+            Ok(()) => Ok(session.state.clone()),
+            Err(NotSent::Ended(_)) => Err(session.lost().await),
+            Err(NotSent::Late) => Err(self.not_sent()),
+            Err(NotSent::Failed(error)) => Err(error),
+        }
+    }
+
+    /// The message checked, with its share of what may be in flight.
+    async fn prepared(
+        &self,
+        deadline: Instant,
+        confirm: Option<ConfirmSender>,
         mut message: Box<Outgoing>,
-    ) -> Result<Arc<PendingConfirms>> {
+    ) -> Result<Box<Outgoing>> {
         rebuild(&mut message.properties)?;
-        let core = &self.core;
-        let arguments = &message.arguments;
-        check(arguments, &message.properties, &core.core.options.virtual_host)?;
-        let confirms = core.confirms || only.is_some();
-        if arguments.mandatory && !confirms {
+        check(&message.arguments, &message.properties, &self.core.connection.options.virtual_host)?;
+        if message.arguments.mandatory && confirm.is_none() {
             return Err(Error::Invalid(
                 "`mandatory` needs a channel with confirms, to tell of a returned message".into(),
             ));
         }
-        // Should it be returned: with a number of ours, or, a call, with its id.
-        let numbered = arguments.mandatory && !matches!(waiter, Some(Waiter::Call { .. }));
-        let deadline = core.core.deadline();
-        let late = || match core.timed_out("cannot publish: nothing was sent") {
+        let weight = (message.body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
+        let share = by(deadline, self.core.shares.clone().acquire_many_owned(weight)).await;
+        let share = share.ok_or_else(|| self.not_sent())?.map_err(|_| Error::Shutdown("channel"))?;
+        (message.share, message.confirm) = (Some(share), confirm);
+        Ok(message)
+    }
+
+    /// The deadline has passed.
+    fn not_sent(&self) -> Error {
+        match self.core.timed_out("cannot publish: nothing was sent") {
             Error::Timeout { doing, after, reason } if reason.is_empty() => {
                 Error::Timeout { doing, after, reason: SHORT_OF_RESOURCES.into() }
             }
             error => error,
-        };
-        let mark = Mark::of(arguments, &message.properties, &message.body);
-        let header = header_frame(&message.properties)? + if numbered { NUMBER_FIELD } else { 0 };
-        let weight = (message.body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
-        let share = by(deadline, core.shares.clone().acquire_many_owned(weight)).await.ok_or_else(late)?;
-        let mut share = share.map_err(|_| Error::Shutdown("channel"))?;
-        loop {
-            let session = match only {
-                Some(session) if session.is_lost() => return Err(session.lost().await),
-                Some(session) => session.clone(),
-                None => by(deadline, core.session()).await.ok_or_else(late)??,
-            };
-            check_header_frame(header, session.frame_max)?;
-            let raw = session.raw()?;
-            // One critical section: the broker numbers messages in the order in which they arrive.
-            let _turn = by(deadline, session.turn()).await.ok_or_else(late)?;
-            let unsent = if confirms {
-                match session.pending_confirms.register(share, waiter, mark) {
-                    Ok(unsent) => Some(unsent),
-                    Err(returned) => {
-                        (share, waiter) = returned;
-                        continue;
-                    }
-                }
-            } else if session.is_lost() {
-                // Nothing may follow the close of a channel.
-                continue;
-            } else {
-                None
-            };
-            if numbered && let Some(unsent) = &unsent {
-                put_number(&mut message.properties, unsent.number);
-            }
-            let Outgoing { arguments, properties, body } = *message;
-            // In a box, too: only one at a time is here, but each that waits would have the room for it.
-            let publishing = Box::pin(raw.basic_publish(properties, body, arguments));
-            // The body is gone with a failure, so there is no second try here; the caller knows it was not sent.
-            return match by(deadline, publishing).await {
-                Some(Ok(())) => {
-                    if let Some(unsent) = unsent {
-                        unsent.sent();
-                    }
-                    Ok(session.pending_confirms.clone())
-                }
-                Some(Err(error)) => Err(session.failed(error).await),
-                None => Err(late()),
-            };
         }
-    }
-}
-
-/// A message on its way to the broker. In a box: all the futures that hand it on would have it inside, and each twice.
-pub(crate) struct Outgoing {
-    arguments: BasicPublishArguments,
-    properties: BasicProperties,
-    body: Vec<u8>,
-}
-
-impl Outgoing {
-    pub fn new(arguments: BasicPublishArguments, properties: BasicProperties, body: impl Into<Vec<u8>>) -> Box<Self> {
-        Box::new(Self { arguments, properties, body: body.into() })
     }
 }
 

@@ -10,8 +10,22 @@ use crate::{
     session::setup_channel::{QueueDeclared, SetupChannel},
 };
 
-/// Each of these runs once, now. What has to be there after every loss, declare in a [`setup`](Channel::setup). The errors are
-/// those of the methods of the same names of [`SetupChannel`].
+/// Each of these runs once, now. What has to be there after every loss, declare in a [`setup`](Channel::setup).
+///
+/// ```no_run
+/// use common::{
+///     amqprs::channel::{ExchangeDeleteArguments, QueueDeleteArguments, QueuePurgeArguments, QueueUnbindArguments},
+///     quorum_queue,
+/// };
+///
+/// # async fn example(channel: common::Channel) -> common::Result<()> {
+/// let old = channel.queue_declare(quorum_queue("orders")).await?;
+/// println!("{} messages are purged", channel.queue_purge(QueuePurgeArguments::new(&old.name)).await?);
+/// channel.queue_unbind(QueueUnbindArguments::new("orders", "shop", "order.#")).await?;
+/// channel.queue_delete(QueueDeleteArguments::new("orders").if_empty(true).finish()).await?;
+/// channel.exchange_delete(ExchangeDeleteArguments::new("shop").if_unused(true).finish()).await
+/// # }
+/// ```
 impl Channel {
     /// Declares a queue, as [`SetupChannel::queue_declare`] does.
     ///
@@ -78,6 +92,16 @@ impl Channel {
     }
 
     /// Undoes an [`exchange_bind`](Self::exchange_bind) with the same arguments.
+    ///
+    /// ```no_run
+    /// use common::amqprs::channel::{ExchangeBindArguments, ExchangeUnbindArguments};
+    ///
+    /// # async fn example(channel: common::Channel) -> common::Result<()> {
+    /// // Destination, source, binding key:
+    /// channel.exchange_bind(ExchangeBindArguments::new("audit", "logs", "error")).await?;
+    /// channel.exchange_unbind(ExchangeUnbindArguments::new("audit", "logs", "error")).await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Those of [`SetupChannel::exchange_unbind`].

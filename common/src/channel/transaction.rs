@@ -7,12 +7,12 @@ use amqprs::{BasicProperties, channel::BasicPublishArguments};
 use crate::{
     Channel, Error, Result,
     channel::publish::check,
-    deadline::{by, reads_nothing},
-    encoding::{
-        frame_size::{check_header_frame, header_frame},
-        headers::rebuild,
+    deadline::reads_nothing,
+    encoding::headers::rebuild,
+    session::{
+        Session,
+        publish::{NotSent, Outgoing},
     },
-    session::Session,
 };
 
 /// The messages of one transaction, given to the function that [`Channel::transaction`] runs.
@@ -40,18 +40,11 @@ impl Transaction {
         }
         rebuild(&mut properties)?;
         let session = &self.session;
-        check_header_frame(header_frame(&properties)?, session.frame_max)?;
-        let deadline = session.deadline();
-        let late = || reads_nothing("cannot publish in the transaction".into(), session.timeout);
-        // Nothing may follow the close of a channel.
-        let _turn = by(deadline, session.turn()).await.ok_or_else(late)?;
-        if let Some(reason) = session.pending_confirms.loss.reason() {
-            return Err(reason);
-        }
-        let publishing = session.raw()?.basic_publish(properties, body.into(), arguments);
-        match by(deadline, publishing).await.ok_or_else(late)? {
+        match session.publish(session.deadline(), Outgoing::new(arguments, properties, body)).await {
             Ok(()) => Ok(()),
-            Err(error) => Err(session.failed(error).await),
+            Err(NotSent::Ended(_)) => Err(session.lost().await),
+            Err(NotSent::Late) => Err(reads_nothing("cannot publish in the transaction".into(), session.timeout)),
+            Err(NotSent::Failed(error)) => Err(error),
         }
     }
 }
@@ -88,7 +81,7 @@ impl Channel {
     {
         let session = self.extra_session().await?;
         session.call(|| "cannot begin a transaction".into(), |raw| async move { raw.tx_select().await }).await?;
-        let virtual_host = self.core.core.options.virtual_host.clone();
+        let virtual_host = self.core.connection.options.virtual_host.clone();
         let outcome = match work(Transaction { session: session.clone(), virtual_host }).await {
             Ok(value) => {
                 let commit = |raw: amqprs::channel::Channel| async move { raw.tx_commit().await };
@@ -98,7 +91,7 @@ impl Channel {
                         Err(Error::Unconfirmed { reason: error.to_string() })
                     }
                     // One of its messages was refused.
-                    Err(Error::Stale) => Err(session.pending_confirms.loss.reason().unwrap_or(Error::Stale)),
+                    Err(Error::Stale) => Err(session.state.closed.reason().unwrap_or(Error::Stale)),
                     Err(error) => Err(error),
                 }
             }

@@ -23,8 +23,8 @@ pub(crate) async fn watch_confirms<T>(name: &str, shares: &Arc<Semaphore>, sessi
     let mut warned = false;
     loop {
         sweep.tick().await;
-        session.pending_confirms.expire(session.timeout);
-        let silent = session.pending_confirms.is_silent_for(SILENCE);
+        session.state.pending_confirms.expire(session.timeout);
+        let silent = session.state.pending_confirms.is_silent_for(SILENCE);
         if silent && !warned {
             tracing::warn!(
                 "channel `{name}`: no confirm for {} s; {SHORT_OF_RESOURCES}; consumers on the same connection wait, too",
@@ -34,9 +34,9 @@ pub(crate) async fn watch_confirms<T>(name: &str, shares: &Arc<Semaphore>, sessi
         warned = silent;
         // The broker confirms nothing, such as for a queue without its majority. All that may be in flight is given up, and
         // would keep everything else from being published here.
-        if session.pending_confirms.is_given_up(session.timeout) && shares.available_permits() < LEAST_WEIGHT {
+        if session.state.pending_confirms.is_given_up(session.timeout) && shares.available_permits() < LEAST_WEIGHT {
             tracing::warn!("channel `{name}`: {NEVER_CONFIRMED}");
-            session.pending_confirms.end(Error::lost(NEVER_CONFIRMED));
+            session.state.end(Error::lost(NEVER_CONFIRMED));
         }
     }
 }

@@ -25,8 +25,8 @@ use crate::{
     options::{Host, Mechanism},
 };
 
-/// Dials each host in turn until one answers, each within the deadline of the options.
-pub(crate) async fn dial(options: &ConnectOptions) -> Result<Connection> {
+/// Tries each host in turn until one answers, each within the deadline of the options.
+pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection> {
     options.check_password()?;
     let tls = client_config(options).await?;
     let mut failure = Error::Invalid("there is no host to connect to".into());
@@ -36,7 +36,7 @@ pub(crate) async fn dial(options: &ConnectOptions) -> Result<Connection> {
             Err(error) => {
                 tracing::debug!("{error}");
                 // A host that is not there says less than one that turned us away.
-                if !matches!(failure, Error::Refused { .. }) {
+                if !matches!(failure, Error::LoginRefused { .. }) {
                     failure = error;
                 }
             }

@@ -13,13 +13,16 @@ use tokio::{
 
 use crate::{
     ConnectOptions, Error, Result,
-    connection::supervisor::{ConnectionState, Core, Request, supervise},
+    connection::{
+        core::{ConnectionCore, ConnectionStatus},
+        supervisor::{Request, supervise},
+    },
     encoding::nesting::{STACK, stack_size},
 };
 
 /// Held by everything a user holds, and by no task: when the last one goes, all tasks end.
 pub(crate) struct ConnectionHandle {
-    pub core: Arc<Core>,
+    pub core: Arc<ConnectionCore>,
     requests: mpsc::UnboundedSender<Request>,
     /// The supervisor's end of `requests`, until the first use starts it.
     supervisor: Mutex<Option<mpsc::UnboundedReceiver<Request>>>,
@@ -38,7 +41,7 @@ impl ConnectionHandle {
     pub fn new(options: ConnectOptions) -> Arc<Self> {
         let (requests, supervisor) = mpsc::unbounded_channel();
         Arc::new(Self {
-            core: Arc::new(Core::new(options)),
+            core: Arc::new(ConnectionCore::new(options)),
             requests,
             supervisor: Mutex::new(Some(supervisor)),
             runtime: Mutex::default(),
@@ -51,7 +54,7 @@ impl ConnectionHandle {
         if core.closing.is_cancelled() {
             return Err(Error::Shutdown("connection manager"));
         }
-        if matches!(*core.link.borrow(), ConnectionState::Up(_)) {
+        if matches!(*core.status.borrow(), ConnectionStatus::Up(_)) {
             return Ok(());
         }
         self.start_supervisor()?;

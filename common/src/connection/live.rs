@@ -11,7 +11,7 @@ use crate::{
     ConnectOptions, Error, Result,
     connection::{
         channel_numbers::{Number, Numbers},
-        connect::dial,
+        connect::connect,
         count::Count,
         loss::Loss,
     },
@@ -23,15 +23,15 @@ const REASON: Duration = Duration::from_secs(1);
 /// A connection that was up at least once.
 pub(crate) struct LiveConnection {
     // An option only so that `drop` can take it.
-    connection: Option<Connection>,
-    pub health: Arc<Health>,
+    raw: Option<Connection>,
+    pub state: Arc<ConnectionState>,
     pub runtime: Handle,
 }
 
-/// What a link shares with the channels opened on it; it does not keep the connection alive.
+/// What a connection shares with the channels opened on it, and with amqprs's callbacks. It does not keep the connection open.
 #[derive(Debug)]
-pub(crate) struct Health {
-    pub loss: Loss,
+pub(crate) struct ConnectionState {
+    pub closed: Loss,
     /// It is about to be closed by this program.
     pub closing: CancellationToken,
     pub numbers: Arc<Numbers>,
@@ -41,10 +41,10 @@ pub(crate) struct Health {
     pub ready: Count,
 }
 
-impl Health {
+impl ConnectionState {
     fn new(channel_max: u16) -> Self {
         Self {
-            loss: Loss::default(),
+            closed: Loss::default(),
             closing: CancellationToken::new(),
             numbers: Numbers::new(channel_max),
             probe: tokio::sync::Mutex::default(),
@@ -53,11 +53,11 @@ impl Health {
     }
 
     /// A number for one more channel.
-    pub async fn take_number(&self) -> Result<Number> {
+    pub async fn channel_number(&self) -> Result<Number> {
         let taken = self.numbers.take().await;
         if matches!(taken, Err(Error::Stale)) {
             // Ends the connection, so that its owner makes another one.
-            self.loss.signal(Error::lost("RabbitMQ has closed so many channels that their numbers run out"));
+            self.closed.signal(Error::lost("RabbitMQ has closed so many channels that their numbers run out"));
         }
         taken
     }
@@ -65,42 +65,42 @@ impl Health {
     /// amqprs has failed to send something. Says why, and makes sure that it counts as a loss: a writer that has ended is
     /// noticed by nobody else (AMQPRS.md, "A writer that has ended").
     pub async fn failed(&self, error: amqprs::error::Error) -> Error {
-        if let Ok(reason) = timeout(REASON, self.loss.wait()).await {
+        if let Ok(reason) = timeout(REASON, self.closed.wait()).await {
             return reason;
         }
-        self.loss.signal(Error::lost(format!("nothing can be sent on it any more ({error})")));
-        self.loss.wait().await
+        self.closed.signal(Error::lost(format!("nothing can be sent on it any more ({error})")));
+        self.closed.wait().await
     }
 
     /// Waits until the connection is lost, or about to be closed.
     pub async fn ended(&self) {
         tokio::select! {
             () = self.closing.cancelled() => {}
-            _ = self.loss.wait() => {}
+            _ = self.closed.wait() => {}
         }
     }
 
     /// Whether [`ended`](Self::ended) would return at once.
     pub fn is_ending(&self) -> bool {
-        self.closing.is_cancelled() || self.loss.is_lost()
+        self.closing.is_cancelled() || self.closed.is_lost()
     }
 }
 
 impl LiveConnection {
-    /// Dials each host in turn until one answers, each within the deadline of the options.
-    pub async fn dial(options: &ConnectOptions) -> Result<Self> {
-        Self::new(dial(options).await?).await
+    /// Connects to the first host that answers, each tried within the deadline of the options.
+    pub async fn connect(options: &ConnectOptions) -> Result<Self> {
+        Self::new(connect(options).await?).await
     }
 
     async fn new(connection: Connection) -> Result<Self> {
-        let health = Arc::new(Health::new(connection.channel_max()));
-        connection.register_callback(ConnectionEvents(health.clone())).await?;
-        Ok(Self { connection: Some(connection), health, runtime: Handle::current() })
+        let state = Arc::new(ConnectionState::new(connection.channel_max()));
+        connection.register_callback(ConnectionEvents(state.clone())).await?;
+        Ok(Self { raw: Some(connection), state, runtime: Handle::current() })
     }
 
     /// The connection, for opening a channel on it. `None` only while it is being dropped.
-    pub fn connection(&self) -> Option<Connection> {
-        self.connection.clone()
+    pub fn raw(&self) -> Option<Connection> {
+        self.raw.clone()
     }
 }
 
@@ -108,16 +108,16 @@ impl LiveConnection {
 impl Drop for LiveConnection {
     fn drop(&mut self) {
         let _inside = self.runtime.enter();
-        self.connection.take();
+        self.raw.take();
     }
 }
 
 /// Hears of the connection's end. Its drop is the one signal that comes in every case (AMQPRS.md, "Signals of a loss").
-struct ConnectionEvents(Arc<Health>);
+struct ConnectionEvents(Arc<ConnectionState>);
 
 impl Drop for ConnectionEvents {
     fn drop(&mut self) {
-        self.0.loss.signal(Error::lost(
+        self.0.closed.signal(Error::lost(
             "the network connection broke, or RabbitMQ stopped, or a message came that cannot be decoded",
         ));
     }
@@ -128,7 +128,7 @@ impl ConnectionCallback for ConnectionEvents {
     async fn close(&mut self, _: &Connection, close: Close) -> Result<(), amqprs::error::Error> {
         let code = close.reply_code();
         let reason = format!("RabbitMQ closed it: {code} {}", close.reply_text());
-        self.0.loss.signal(Error::Lost { code: Some(code), reason });
+        self.0.closed.signal(Error::Lost { code: Some(code), reason });
         Ok(())
     }
 
@@ -145,19 +145,19 @@ mod tests {
     #[tokio::test]
     async fn when_nothing_can_be_sent_and_nobody_says_why_the_connection_is_lost() {
         let closed = || amqprs::error::Error::InternalChannelError("channel closed".into());
-        let health = Health::new(0);
-        let error = health.failed(closed()).await;
+        let state = ConnectionState::new(0);
+        let error = state.failed(closed()).await;
         assert!(error.is_loss() && error.to_string().contains("nothing can be sent"), "{error}");
-        assert!(health.loss.is_lost());
+        assert!(state.closed.is_lost());
 
         // A reason that comes a moment later is the reason.
-        let health = Arc::new(Health::new(0));
+        let state = Arc::new(ConnectionState::new(0));
         let waiting = tokio::spawn({
-            let health = health.clone();
-            async move { health.failed(closed()).await }
+            let state = state.clone();
+            async move { state.failed(closed()).await }
         });
         tokio::task::yield_now().await;
-        health.loss.signal(Error::lost("the cable was cut"));
+        state.closed.signal(Error::lost("the cable was cut"));
         assert!(waiting.await.is_ok_and(|error| error.to_string().contains("the cable was cut")));
     }
 }

@@ -51,7 +51,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
                 .into()
         }
     };
-    if let Some(words) = broker_words(error) {
+    if let Some(words) = words_of_refusal(error) {
         let reason = match words.contains("vhost") {
             // Of the user, the virtual host or the node: the words say which.
             _ if words.contains("connection limit") => format!(
@@ -64,7 +64,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
             ),
             false => format!("{words}; {login}"),
         };
-        return Error::Refused { address, reason };
+        return Error::LoginRefused { address, reason };
     }
     if error.contains("is not supported by server") {
         let reason = match mechanism {
@@ -74,7 +74,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
                  EXTERNAL to `auth_mechanisms`"
             }
         };
-        return Error::Refused { address, reason: reason.into() };
+        return Error::LoginRefused { address, reason: reason.into() };
     }
     let asked = Arc::new(AskedForCertificate::default());
     let greeting = match &peer.tls {
@@ -91,7 +91,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
         // because amqprs does not announce the capability to be told.
         Ok([1, 0, 0, ..]) => {
             let reason = format!("it closed the connection during the login; {login}");
-            return Error::Refused { address, reason };
+            return Error::LoginRefused { address, reason };
         }
         Ok([b'H', b'T', b'T', b'P', ..]) => "a web server answers there".into(),
         // As Docker does for a container whose broker does not listen yet.
@@ -244,7 +244,7 @@ fn bare(name: &str) -> String {
 }
 
 /// The code and text of a `connection.close` that amqprs shows as a debug print of the frame.
-fn broker_words(error: &str) -> Option<String> {
+fn words_of_refusal(error: &str) -> Option<String> {
     let after = |marker: &str| error.split_once(marker).map(|(_, rest)| rest);
     let code: String = after("reply_code: ")?.chars().take_while(char::is_ascii_digit).collect();
     let text = after("reply_text: ")?.split_once('"')?.1.split_once('"')?.0;

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     ops::Deref,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
 };
 
 use amqprs::{
@@ -152,8 +152,8 @@ pub(crate) struct Receipt {
     pub delivery_tag: u64,
 }
 
-/// How a delivery is settled.
-pub(crate) enum Settle {
+/// The method that settles a delivery.
+pub(crate) enum SettleMethod {
     Ack { multiple: bool },
     Nack { requeue: bool },
     Reject { requeue: bool },
@@ -174,15 +174,32 @@ impl Delivery {
     /// [`Error::Invalid`] with automatic acknowledgement, or when an `ack_multiple` has settled it already;
     /// [`Error::Timeout`] when the broker reads nothing for the operation timeout: the message stays unacknowledged.
     pub fn ack(self) -> impl Future<Output = Result<Settlement>> + Send {
-        self.receipt.settle(Settle::Ack { multiple: false })
+        self.receipt.settle(SettleMethod::Ack { multiple: false })
     }
 
     /// Settles this delivery and all earlier ones of its consumer that are not settled yet.
     ///
+    /// ```no_run
+    /// # async fn example(mut messages: common::Consumer) -> common::Result<()> {
+    /// let mut batch = Vec::new();
+    /// while let Some(message) = messages.try_next().await? {
+    ///     batch.push(message);
+    ///     if batch.len() >= 10
+    ///         && let Some(last) = batch.pop()
+    ///     {
+    ///         // All ten of them.
+    ///         last.ack_multiple().await?;
+    ///         batch.clear();
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn ack_multiple(self) -> impl Future<Output = Result<Settlement>> + Send {
-        self.receipt.settle(Settle::Ack { multiple: true })
+        self.receipt.settle(SettleMethod::Ack { multiple: true })
     }
 
     /// Not done: back to the queue with `requeue`, else dropped or dead-lettered.
@@ -190,7 +207,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn nack(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
-        self.receipt.settle(Settle::Nack { requeue })
+        self.receipt.settle(SettleMethod::Nack { requeue })
     }
 
     /// Refused: back to the queue with `requeue`, else dropped or dead-lettered. On a quorum queue of RabbitMQ 4.3 a
@@ -200,7 +217,7 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn reject(self, requeue: bool) -> impl Future<Output = Result<Settlement>> + Send {
-        self.receipt.settle(Settle::Reject { requeue })
+        self.receipt.settle(SettleMethod::Reject { requeue })
     }
 
     /// Back to its queue, if it is still ours.
@@ -270,34 +287,40 @@ impl Receipt {
         self.session = None;
     }
 
-    pub async fn settle(mut self, how: Settle) -> Result<Settlement> {
+    pub async fn settle(mut self, how: SettleMethod) -> Result<Settlement> {
         let tag = self.delivery_tag;
         let Some(session) = self.session.clone() else {
             return Err(Error::Invalid("with automatic acknowledgement there is nothing to settle".into()));
         };
         // Deciding and sending is one step: a tag below one settled with `multiple` would close the channel (406).
         let deadline = session.deadline();
-        let Some(mut settled) = by(deadline, session.turn()).await else { return Err(self.stuck(&session)) };
+        let Some(_in_order) = by(deadline, session.in_order()).await else { return Err(self.stuck(&session)) };
         if session.is_lost() {
             self.session = None;
             tracing::info!("delivery {tag} is settled too late: its channel is gone, RabbitMQ delivers it again");
             return Ok(Settlement::TooLate);
         }
-        if tag <= settled.up_to {
+        if self.is_settled() {
             self.session = None;
             return Err(Error::Invalid(format!("delivery {tag} was settled by an ack_multiple before")));
         }
+        session.state.has_settled.store(true, Ordering::Relaxed);
         let Some(sent) = by(deadline, send(session.raw()?, tag, &how)).await else { return Err(self.stuck(&session)) };
         self.session = None;
         if let Err(error) = sent {
             session.failed(error).await;
             return Ok(Settlement::TooLate);
         }
-        if matches!(how, Settle::Ack { multiple: true }) {
-            settled.up_to = tag;
+        if matches!(how, SettleMethod::Ack { multiple: true }) {
+            session.state.settled_up_to.store(tag, Ordering::Relaxed);
         }
-        settled.any = true;
         Ok(Settlement::Sent)
+    }
+
+    /// An `ack_multiple` of a later delivery has settled it, too.
+    fn is_settled(&self) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(|session| self.delivery_tag <= session.state.settled_up_to.load(Ordering::Relaxed))
     }
 
     /// The broker reads nothing. The error says so, and no other warning has to.
@@ -308,17 +331,17 @@ impl Receipt {
     }
 }
 
-async fn send(raw: &RawChannel, tag: u64, how: &Settle) -> Result<(), amqprs::error::Error> {
+async fn send(raw: &RawChannel, tag: u64, how: &SettleMethod) -> Result<(), amqprs::error::Error> {
     match *how {
-        Settle::Ack { multiple } => raw.basic_ack(BasicAckArguments::new(tag, multiple)).await,
-        Settle::Nack { requeue } => raw.basic_nack(BasicNackArguments::new(tag, false, requeue)).await,
-        Settle::Reject { requeue } => raw.basic_reject(BasicRejectArguments::new(tag, requeue)).await,
+        SettleMethod::Ack { multiple } => raw.basic_ack(BasicAckArguments::new(tag, multiple)).await,
+        SettleMethod::Nack { requeue } => raw.basic_nack(BasicNackArguments::new(tag, false, requeue)).await,
+        SettleMethod::Reject { requeue } => raw.basic_reject(BasicRejectArguments::new(tag, requeue)).await,
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if self.session.as_ref().is_some_and(|session| !session.is_lost()) {
+        if self.session.as_ref().is_some_and(|session| !session.is_lost()) && !self.is_settled() {
             tracing::warn!("delivery {} was dropped unsettled: it stays unacknowledged", self.delivery_tag);
         }
     }

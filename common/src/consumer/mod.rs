@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Delivery, Error, Result,
-    connection::{handle::ConnectionHandle, supervisor::Core},
+    connection::{core::ConnectionCore, handle::ConnectionHandle},
     consumer::{
         buffer::DeliveryBuffer,
         subscriber::{CurrentSubscription, Subscriber},
@@ -68,7 +68,7 @@ pub(crate) async fn start(
     let (name, task_core) = (name.to_owned(), core.clone());
     let task = Subscriber {
         name,
-        core: task_core,
+        connection: task_core,
         stop: stop.clone(),
         subscribe,
         buffer: buffer.clone(),
@@ -120,7 +120,7 @@ impl Consumer {
         self.buffer.queue()
     }
 
-    pub(crate) fn core(&self) -> Arc<Core> {
+    pub(crate) fn core(&self) -> Arc<ConnectionCore> {
         self.handle.core.clone()
     }
 

@@ -1,7 +1,7 @@
 //! The task that keeps a consumer consuming.
 
 use std::{
-    sync::{Arc, PoisonError, Weak},
+    sync::{Arc, PoisonError, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,8 +13,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, Result,
-    connection::supervisor::{ConnectionState, Core},
+    Error, Result, broker_words,
+    connection::core::{ConnectionCore, ConnectionStatus},
     consumer::{
         buffer::{DeliveryBuffer, Subscription},
         poison::PoisonDetector,
@@ -33,7 +33,7 @@ use crate::{
 const USUAL_PREFETCH: u16 = 100;
 
 /// A consumer that lived this long has recovered: its next trouble starts with short pauses again.
-const SETTLED: Duration = Duration::from_secs(5);
+const PROVED: Duration = Duration::from_secs(5);
 
 /// How long a probe waits for a message that is in the queue. Another consumer may have been faster.
 const PROBE: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub(crate) struct CurrentSubscription {
 /// Keeps one consumer consuming.
 pub(crate) struct Subscriber {
     pub name: String,
-    pub core: Arc<Core>,
+    pub connection: Arc<ConnectionCore>,
     pub stop: CancellationToken,
     pub subscribe: Function<BasicConsumeArguments>,
     pub buffer: Arc<DeliveryBuffer>,
@@ -78,24 +78,24 @@ impl Drop for Subscriber {
 impl Subscriber {
     /// Until the consumer is dropped, or ends for good. `first` is told of the first subscription.
     pub async fn run(self, first: oneshot::Sender<Result<()>>) {
-        let _owner = self.core.owners.one_more();
+        let _owner = self.connection.owners.one_more();
         let mut left = None;
         self.keep_consuming(Some(first), &mut left).await;
         // What is left of a session that failed. A dropped stream tidies up after its last one.
-        let link = self.core.link.borrow().clone();
-        if !self.core.closing.is_cancelled()
-            && let (Some((health, queues)), ConnectionState::Up(link)) = (left, link)
+        let status = self.connection.status.borrow().clone();
+        if !self.connection.closing.is_cancelled()
+            && let (Some((of, queues)), ConnectionStatus::Up(connection)) = (left, status)
             && !queues.is_empty()
-            && let Ok(session) = Session::open(&link, false, self.core.options.operation_timeout).await
+            && let Ok(session) = Session::open(&connection, false, self.connection.options.operation_timeout).await
         {
-            own_queues::delete(&session, (health, queues)).await;
+            own_queues::delete(&session, (of, queues)).await;
             session.close().await;
         }
     }
 
     async fn keep_consuming(&self, mut first: Option<oneshot::Sender<Result<()>>>, left: &mut Option<OwnQueues>) {
         let mut poison = PoisonDetector::default();
-        let mut reopen = Reopen::new(self.core.clone(), self.stop.clone(), &self.name, false);
+        let mut reopen = Reopen::new(self.connection.clone(), self.stop.clone(), &self.name, false);
         let mut first_run = FirstRun::default();
         while let Some(session) = reopen.next().await {
             let session = match session {
@@ -119,12 +119,12 @@ impl Subscriber {
                         let _ = caller.send(Ok(()));
                     }
                     reopen.ready();
-                    let _ready = session.health.ready.one_more();
+                    let _ready = session.connection.ready.one_more();
                     tokio::select! {
                         error = self.consume_on(&session, request, is_probe) => error,
                         () = self.stop.cancelled() => {
                             // A dropped stream gives its messages back itself; deliveries may still be settled then.
-                            if self.core.closing.is_cancelled() {
+                            if self.connection.closing.is_cancelled() {
                                 session.close().await;
                             } else if session.is_lost() {
                                 *left = Some(own_queues::take(&session));
@@ -147,11 +147,10 @@ impl Subscriber {
                 let _ = caller.send(Err(error));
                 return;
             }
-            if since.elapsed() > SETTLED {
+            if since.elapsed() > PROVED {
                 reopen.recovered();
             }
-            // Whoever has the turn is settling one.
-            let settled = session.turn.try_lock().map_or(true, |settled| settled.any);
+            let settled = session.state.has_settled.load(Ordering::Relaxed);
             if let Some(error) = poison.weigh(since, settled, &error) {
                 match first.take() {
                     Some(caller) => drop(caller.send(Err(error))),
@@ -160,7 +159,7 @@ impl Subscriber {
                 return;
             }
             // The connection's return comes with a pause of its own.
-            if !(error.is_loss() && session.health.loss.is_lost()) {
+            if !(error.is_loss() && session.connection.closed.is_lost()) {
                 drop(session);
                 reopen.failed(error).await;
             }
@@ -191,7 +190,7 @@ impl Subscriber {
     }
 
     async fn request(&self, session: &Arc<Session>) -> Result<ConsumeRequest> {
-        let arguments = self.subscribe.run(session, self.core.options.operation_timeout).await?;
+        let arguments = self.subscribe.run(session, self.connection.options.operation_timeout).await?;
         let arguments = fit_consume(arguments, session)?;
         let queue = match &*arguments.queue {
             "" => session.last_queue.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -220,7 +219,7 @@ impl Subscriber {
         loop {
             tokio::select! {
                 error = session.lost() => return error,
-                () = session.cancelled.cancelled() => return self.cancelled(session, request).await,
+                () = session.state.cancelled.cancelled() => return self.cancelled(session, request).await,
                 () = probe_succeeds(session), if is_probe => {
                     is_probe = false;
                     if let Err(error) = self.widen(session, &request).await {
@@ -272,7 +271,7 @@ async fn consume(session: &Arc<Session>, request: &ConsumeRequest) -> Result<Sub
         raw.basic_consume_rx(arguments).await.map(|(tag, messages)| (tag, Messages(messages)))
     });
     // RabbitMQ closes the whole connection for what a stream cannot do.
-    let consuming = consume.await.map_err(|error| error.blame(doing, &format!("queue '{queue}'")));
+    let consuming = consume.await.map_err(|error| error.blame(doing, &broker_words::queue(&queue)));
     let (consumer_tag, messages) = consuming?;
     Ok(Subscription { session: session.clone(), messages, first: None, consumer_tag, queue, auto_ack })
 }
@@ -284,7 +283,7 @@ async fn subscribe_as_probe(
     poison: &mut PoisonDetector,
 ) -> Result<Subscription> {
     // One consumer at a time: whose connection then breaks is clear.
-    let _alone = session.health.probe.lock().await;
+    let _alone = session.connection.probe.lock().await;
     let asked = Instant::now();
     let there_are_messages = count_messages(session, &request.queue).await? > 0;
     let answered = asked.elapsed();
@@ -311,9 +310,9 @@ async fn subscribe_as_probe(
 /// Waits until the whole prefetch can be risked.
 async fn probe_succeeds(session: &Session) {
     let since = Instant::now();
-    sleep(SETTLED).await;
-    while !session.turn().await.any && since.elapsed() < LONGEST_PROBE {
-        sleep(SETTLED / 5).await;
+    sleep(PROVED).await;
+    while !session.state.has_settled.load(Ordering::Relaxed) && since.elapsed() < LONGEST_PROBE {
+        sleep(PROVED / 5).await;
     }
 }
 

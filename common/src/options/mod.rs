@@ -70,6 +70,20 @@ const DELAYS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::f
 /// assert_eq!(options, same);
 /// # Ok::<(), common::Error>(())
 /// ```
+///
+/// How long to wait for what:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let options = common::ConnectOptions::default()
+///     .connection_timeout(Duration::from_secs(5)) // for each host
+///     .happy_eyeballs_delay(Duration::from_millis(250)) // before its next address is tried, too
+///     .interleave(1)
+///     .operation_timeout(Duration::from_secs(30)) // for each call
+///     .reconnect_interval(Duration::from_secs(10)) // at most, between two attempts
+///     .fail_fast(false); // the first attempts, too, go on
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectOptions {
     /// At least one; tried in this order.

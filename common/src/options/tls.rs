@@ -32,8 +32,19 @@ const LARGEST_FILE: u64 = 8 * 1024 * 1024;
 ///
 /// let options = ConnectOptions::default()
 ///     .hosts([("rabbit.example", 5671)])?
-///     .tls(Tls::new().cafile("ca.pem").certfile("client.pem").keyfile("client.key"))?;
+///     .tls(Tls::new().cafile("ca.pem").certfile("client.pem").keyfile("client.key"))?
+///     .external()?; // log in with the certificate instead of a password
 /// # Ok::<(), common::Error>(())
+/// ```
+///
+/// Other ways to say what to trust:
+///
+/// ```
+/// use common::Tls;
+///
+/// let directory = Tls::new().capath("/etc/rabbitmq/trusted");
+/// let in_memory = Tls::new().cadata("-----BEGIN CERTIFICATE-----…");
+/// let tests_only = Tls::new().no_verify_ssl(true);
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tls {

@@ -12,13 +12,13 @@ use crate::{Delivery, Error, Message, Result, consumer::subscriber::CurrentSubsc
 
 #[derive(Default)]
 pub(super) struct Calls {
-    pending: Mutex<Pending>,
+    table: Mutex<CallTable>,
     /// Told when there is another reply queue.
     renewed: Notify,
 }
 
 #[derive(Default)]
-struct Pending {
+struct CallTable {
     /// Where replies arrive at present. Calls made for an earlier reply queue have failed.
     replies_at: Option<CurrentSubscription>,
     waiting: HashMap<Uuid, oneshot::Sender<Result<Message>>>,
@@ -46,9 +46,9 @@ impl Drop for Call<'_> {
 }
 
 impl Calls {
-    fn lock(&self) -> MutexGuard<'_, Pending> {
+    fn lock(&self) -> MutexGuard<'_, CallTable> {
         // No code that can panic runs under the lock.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn len(&self) -> usize {
@@ -66,14 +66,14 @@ impl Calls {
             // Listens before it looks.
             let renewed = self.renewed.notified();
             {
-                let mut pending = self.lock();
-                if let Some(reason) = &pending.ended {
+                let mut table = self.lock();
+                if let Some(reason) = &table.ended {
                     return Err(reason.clone());
                 }
-                if let Some(CurrentSubscription { queue, session, .. }) = pending.replies_at.clone() {
+                if let Some(CurrentSubscription { queue, session, .. }) = table.replies_at.clone() {
                     let (sender, reply) = oneshot::channel();
                     let id = Uuid::new_v4();
-                    pending.waiting.insert(id, sender);
+                    table.waiting.insert(id, sender);
                     return Ok(Call { id, reply_to: queue, session, reply, calls: self });
                 }
             }
@@ -106,26 +106,26 @@ impl Calls {
 
     /// The reply queue is another one, or none: nobody will answer the calls made before.
     pub fn renew(&self, replies_at: Option<CurrentSubscription>) {
-        let mut pending = self.lock();
-        match (&pending.replies_at, &replies_at) {
+        let mut table = self.lock();
+        match (&table.replies_at, &replies_at) {
             (Some(old), Some(new)) if Weak::ptr_eq(&old.session, &new.session) => return,
             _ => {}
         }
-        pending.replies_at = replies_at;
-        pending.fail_all(&Error::lost("the reply queue went with it"));
+        table.replies_at = replies_at;
+        table.fail_all(&Error::lost("the reply queue went with it"));
         self.renewed.notify_waiters();
     }
 
     /// There will be no other reply queue.
     pub fn end(&self, reason: Error) {
-        let mut pending = self.lock();
-        pending.fail_all(&reason);
-        pending.ended = Some(reason);
+        let mut table = self.lock();
+        table.fail_all(&reason);
+        table.ended = Some(reason);
         self.renewed.notify_waiters();
     }
 }
 
-impl Pending {
+impl CallTable {
     fn fail_all(&mut self, reason: &Error) {
         for (_, caller) in self.waiting.drain() {
             let _ = caller.send(Err(reason.clone()));

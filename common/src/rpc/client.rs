@@ -17,9 +17,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{TYPE_ERROR, calls::Calls};
 use crate::{
     Channel, Consumer, Error, Message, RemoteError, Result, SetupChannel,
-    channel::{publish::Outgoing, unconfirmed::SILENCE},
+    channel::unconfirmed::SILENCE,
     deadline::SHORT_OF_RESOURCES,
-    session::confirms::Waiter,
+    session::{confirms::ConfirmSender, publish::Outgoing},
 };
 
 /// Calls remote procedures and matches each reply to its call, by correlation id, on one reply queue.
@@ -77,7 +77,7 @@ impl RpcClient {
         let consumer = channel.consume(replies).await?;
         let (calls, stop) = (Arc::new(Calls::default()), CancellationToken::new());
         // Where the replies come in: one thread less for each of them to wake.
-        channel.core.core.spawn(receive_replies(consumer, calls.clone(), stop.clone()));
+        channel.core.connection.spawn(receive_replies(consumer, calls.clone(), stop.clone()));
         Ok(Self { channel: channel.clone(), calls, direct, _stop: stop.drop_guard() })
     }
 
@@ -103,6 +103,12 @@ impl RpcClient {
     }
 
     /// How many calls are waiting for their reply.
+    ///
+    /// ```no_run
+    /// # fn example(client: common::rpc::RpcClient) {
+    /// println!("{} calls are waiting", client.pending());
+    /// # }
+    /// ```
     pub fn pending(&self) -> usize {
         self.calls.len()
     }
@@ -124,13 +130,18 @@ impl RpcClient {
             let mut properties = properties(&call.reply_to, patience.saturating_sub(since.elapsed()))?;
             properties.with_reply_to(&call.reply_to).with_correlation_id(&call.id.to_string());
             let to = BasicPublishArguments::new("", queue).mandatory(true).finish();
-            let session = match self.direct {
-                true => Some(call.session.upgrade().ok_or(Error::lost("the reply channel went with it"))?),
-                false => None,
-            };
             let (calls, id) = (self.calls.clone(), call.id);
-            let failed = Waiter::Call { id, fail: Box::new(move |error| calls.fail(&id, error)) };
-            let asked = self.channel.send(session.as_ref(), Some(failed), Outgoing::new(to, properties, body));
+            // A call that gets its reply need not be woken for the confirm before it.
+            let failed = ConfirmSender::Failure(Box::new(move |error| calls.fail(&id, error)));
+            let (replies_on, request) = (call.session.clone(), Outgoing::new(to, properties, body));
+            let asked = async {
+                if self.direct {
+                    let session = replies_on.upgrade().ok_or(Error::lost("the reply channel went with it"))?;
+                    self.channel.send_on(&session, Some(failed), request).await
+                } else {
+                    self.channel.send(Some(failed), request).await
+                }
+            };
             // The reply queue may go while the request waits for a connection.
             tokio::select! {
                 biased;
@@ -145,7 +156,7 @@ impl RpcClient {
         timeout(patience, exchange).await.unwrap_or_else(|_| {
             let reason = match (self.calls.foreign() - foreign, sent) {
                 (0, None) => self.why_not_sent(),
-                (0, Some(pending_confirms)) if pending_confirms.is_silent_for(SILENCE.min(patience / 2)) => {
+                (0, Some(session)) if session.pending_confirms.is_silent_for(SILENCE.min(patience / 2)) => {
                     format!("the request is not even confirmed: {SHORT_OF_RESOURCES}")
                 }
                 (0, Some(_)) => "is a server running, and not too busy?".into(),

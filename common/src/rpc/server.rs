@@ -3,7 +3,6 @@
 use std::{
     fmt::Display,
     future::{Future, pending},
-    panic::AssertUnwindSafe,
     sync::Arc,
 };
 
@@ -11,16 +10,16 @@ use amqprs::{
     BasicProperties,
     channel::{BasicConsumeArguments, BasicPublishArguments},
 };
-use futures_util::FutureExt;
 
 use super::{TYPE_ERROR, TYPE_RESULT};
 use crate::{
     Channel, Consumer, Delivery, Error, Message, RemoteError, Result, SetupChannel,
-    channel::publish::Outgoing,
-    consumer::delivery::{Receipt, Settle},
+    consumer::delivery::{Receipt, SettleMethod},
+    session::publish::Outgoing,
     worker::{
         acks::Done,
         concurrent::{with_manual_ack, work},
+        handler::run,
     },
 };
 
@@ -166,10 +165,8 @@ where
         correlation_id: message.properties.correlation_id().cloned(),
         delivery_mode: message.properties.delivery_mode(),
     };
-    // A panic comes with its own trace on stderr.
-    let outcome = AssertUnwindSafe(async { handler(message).await }).catch_unwind().await;
-    let outcome =
-        outcome.unwrap_or_else(|_| Err(RemoteError::new("Panic", "the server failed while it worked on this request")));
+    let panicked = || Err(RemoteError::new("Panic", "the server failed while it worked on this request"));
+    let outcome = run(&*handler, message).await.unwrap_or_else(panicked);
     let reply = caller.reply(outcome, encode);
     Answer { caller, reply, request }
 }
@@ -198,7 +195,7 @@ impl Answer {
         let Self { caller, reply, request } = self;
         let sent = match send(&channel, reply).await {
             // This reply cannot be sent, as one too large for the broker; a short one can.
-            Err(error) if is_refusal(&error) => {
+            Err(error) if is_permanent(&error) => {
                 let reason = format!("the server could not send its reply: {error}");
                 // In a box, since it is rare and as large as the first.
                 Box::pin(send(&channel, caller.reply(Err(RemoteError::new("ReplyError", reason)), encode))).await
@@ -206,15 +203,15 @@ impl Answer {
             sent => sent,
         };
         let how = match sent {
-            Ok(()) => Settle::Ack { multiple: false },
-            Err(error) if is_refusal(&error) => {
+            Ok(()) => SettleMethod::Ack { multiple: false },
+            Err(error) if is_permanent(&error) => {
                 tracing::error!("a request cannot be answered and is rejected: {error}");
-                Settle::Reject { requeue: false }
+                SettleMethod::Reject { requeue: false }
             }
             Err(error) => {
                 tracing::warn!("a reply could not be sent, so its request goes back to the queue: {error}");
                 // It is not the request's fault, so it shall not count towards a quorum queue's delivery limit.
-                Settle::Nack { requeue: true }
+                SettleMethod::Nack { requeue: true }
             }
         };
         (request, how)
@@ -222,12 +219,12 @@ impl Answer {
 }
 
 /// Whether RabbitMQ, or this crate, can never accept this message.
-fn is_refusal(error: &Error) -> bool {
+fn is_permanent(error: &Error) -> bool {
     matches!(error, Error::Closed { .. } | Error::Nacked | Error::Invalid(_))
 }
 
 /// Publishes a reply; it has arrived when this returns.
 async fn send(channel: &Channel, reply: Option<Box<Outgoing>>) -> Result<()> {
     let Some(reply) = reply else { return Ok(()) };
-    channel.hand_over(reply).await?.await
+    channel.send_confirmed(reply).await?.await
 }

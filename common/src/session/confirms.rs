@@ -1,19 +1,19 @@
-//! The publisher confirms of one session of a channel: which message has which number, and who waits for it.
+//! The publisher confirms of one session: which message has which number, and who is told of its outcome.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
-use uuid::Uuid;
 
 use crate::{
+    broker_words::Refused,
     connection::loss::Loss,
     deadline::SHORT_OF_RESOURCES,
     error::{Error, Result, Returned},
-    session::refused_message::{Clue, Mark},
+    session::refused_message::{Mark, fits},
 };
 
 /// AMQP numbers the messages of a channel in confirm mode 1, 2, 3, …; the broker's acks name those numbers, not
@@ -23,9 +23,6 @@ pub(crate) struct PendingConfirms {
     entries: Mutex<Entries>,
     /// Notified when no confirm is outstanding.
     empty: Notify,
-    pub loss: Loss,
-    /// The broker ended the channel because of a message published or settled on it, and not of any other call.
-    pub by_message: AtomicBool,
 }
 
 #[derive(Default)]
@@ -33,7 +30,7 @@ struct Entries {
     /// The number of `pending[0]`, minus one.
     settled: u64,
     /// Numbers follow each other without a gap, so the index is the number.
-    pending: VecDeque<Option<Pending>>,
+    pending: VecDeque<Option<PendingConfirm>>,
     waiting: usize,
     refusal: Option<Refusal>,
 }
@@ -47,26 +44,21 @@ pub(crate) struct Refusal {
     pub was_told: bool,
 }
 
-struct Pending {
-    /// `None` when the wait is over, and the broker may still have the message before it.
-    waiter: Option<Waiter>,
+struct PendingConfirm {
+    /// `None` when it was told, and the broker may still have the message before it.
+    confirm: Option<ConfirmSender>,
     /// The message's share of the bound on what may be in flight; free again when the entry goes.
-    share: OwnedSemaphorePermit,
+    share: Option<OwnedSemaphorePermit>,
     sent: Instant,
     mark: Mark,
     returned: Option<Box<Returned>>,
 }
 
-/// Who gets the outcome of a message.
-pub(crate) enum Waiter {
-    Confirm(oneshot::Sender<Result<()>>),
-    /// A call, only if it came to nothing: who waits for a reply need not be woken for the confirm before it.
-    Call {
-        /// Its correlation id, by which it is found when it is returned.
-        id: Uuid,
-        /// Called under the lock of the pending confirms.
-        fail: Box<dyn FnOnce(Error) + Send>,
-    },
+/// Who is told of the outcome of a message.
+pub(crate) enum ConfirmSender {
+    Outcome(oneshot::Sender<Result<()>>),
+    /// Told only if it failed. Called under the lock of the pending confirms.
+    Failure(Box<dyn FnOnce(Error) + Send>),
 }
 
 /// How a message that was not lost ended.
@@ -82,22 +74,24 @@ impl PendingConfirms {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the next number. `Err` gives both back: this session has ended.
+    /// Takes the next number. `None`, and nothing is taken, when the session has ended.
     pub fn register(
         &self,
-        share: OwnedSemaphorePermit,
-        waiter: Option<Waiter>,
+        closed: &Loss,
+        share: &mut Option<OwnedSemaphorePermit>,
+        confirm: &mut Option<ConfirmSender>,
         mark: Mark,
-    ) -> Result<Unsent<'_>, (OwnedSemaphorePermit, Option<Waiter>)> {
+    ) -> Option<Unsent<'_>> {
         let sent = Instant::now();
         let mut entries = self.entries();
-        if self.loss.is_lost() {
-            return Err((share, waiter));
+        if closed.is_lost() {
+            return None;
         }
-        entries.waiting += usize::from(waiter.is_some());
-        entries.pending.push_back(Some(Pending { waiter, share, sent, mark, returned: None }));
+        let (share, confirm) = (share.take(), confirm.take());
+        entries.waiting += usize::from(confirm.is_some());
+        entries.pending.push_back(Some(PendingConfirm { confirm, share, sent, mark, returned: None }));
         let number = entries.settled + entries.pending.len() as u64;
-        Ok(Unsent { pending_confirms: self, number })
+        Some(Unsent { pending_confirms: self, number })
     }
 
     /// Takes the newest number back: its message was not sent. Only its owner, who holds the publisher's turn, may.
@@ -106,23 +100,13 @@ impl PendingConfirms {
         if entries.settled + entries.pending.len() as u64 == number
             && let Some(pending) = entries.pending.pop_back().flatten()
         {
-            entries.waiting -= usize::from(pending.waiter.is_some());
+            entries.waiting -= usize::from(pending.confirm.is_some());
         }
     }
 
     /// The broker returned a mandatory message; its ack follows.
     pub fn returned(&self, number: u64, message: Returned) {
         if let Some(pending) = self.entries().get(number) {
-            pending.returned = Some(Box::new(message));
-        }
-    }
-
-    /// The broker returned the request of a call. They are searched, for it seldom happens, and calls need no number on the
-    /// wire this way.
-    pub fn returned_call(&self, call: Uuid, message: Returned) {
-        let mut entries = self.entries();
-        let is_it = |pending: &&mut Pending| matches!(pending.waiter, Some(Waiter::Call { id, .. }) if id == call);
-        if let Some(pending) = entries.pending.iter_mut().flatten().find(is_it) {
             pending.returned = Some(Box::new(message));
         }
     }
@@ -171,28 +155,27 @@ impl PendingConfirms {
         self.waiting() == 0 && self.is_silent_for(after)
     }
 
-    /// The session has ended, and not because of a message: nothing more can be registered, and what waits will never
-    /// be confirmed.
-    pub fn end(&self, reason: Error) {
+    /// Signals `closed`, unless it is signalled already. Then nothing more can be registered, and what waits will never be
+    /// confirmed.
+    pub fn end(&self, closed: &Loss, reason: Error) {
         let mut entries = self.entries();
-        if self.loss.signal(reason.clone()) {
+        if closed.signal(reason.clone()) {
             entries.end(|_| Error::Unconfirmed { reason: reason.to_string() });
             self.empty.notify_waiters();
         }
     }
 
-    /// The broker has ended the channel because it refused a message. It took all before that one, and ignored all after
-    /// it.
-    pub fn refuse(&self, code: u16, text: &str) {
-        let closed = Error::Closed { doing: "RabbitMQ refused a message".into(), code, text: text.into() };
+    /// The same, because the broker refused a message. It took all before that one, and ignored all after it.
+    pub fn refuse(&self, closed: &Loss, code: u16, text: &str) {
+        let error = Error::Closed { doing: "RabbitMQ refused a message".into(), code, text: text.into() };
         let mut entries = self.entries();
-        if !self.loss.signal(closed.clone()) {
+        if !closed.signal(error.clone()) {
             return;
         }
         let refused = entries.refused(text);
         let another = format!("RabbitMQ refused another one on the same channel: {code} {text}");
         let was_told = entries.end(|index| match refused.last() {
-            Some(_) if refused.binary_search(&index).is_ok() => closed.clone(),
+            Some(_) if refused.binary_search(&index).is_ok() => error.clone(),
             Some(last) if index > *last => Error::Ignored { reason: another.clone() },
             _ => Error::Unconfirmed { reason: another.clone() },
         });
@@ -203,15 +186,6 @@ impl PendingConfirms {
     /// Once it has ended: whether that was because of a message.
     pub fn refusal(&self) -> Option<Refusal> {
         self.entries().refusal
-    }
-
-    /// Once it has ended: whether the broker ended it over something sent, which may have been any of the messages on
-    /// their way.
-    pub fn suspects_all(&self) -> bool {
-        match self.refusal() {
-            Some(refusal) => !refusal.is_clear,
-            None => self.loss.reason().is_some_and(|reason| reason.is_refusal()),
-        }
     }
 
     /// Waits until nothing waits for its confirm.
@@ -233,7 +207,7 @@ impl PendingConfirms {
 }
 
 impl Entries {
-    fn get(&mut self, number: u64) -> Option<&mut Pending> {
+    fn get(&mut self, number: u64) -> Option<&mut PendingConfirm> {
         let index = number.checked_sub(self.settled + 1)?;
         self.pending.get_mut(usize::try_from(index).ok()?)?.as_mut()
     }
@@ -242,10 +216,12 @@ impl Entries {
     fn refused(&self, text: &str) -> Vec<usize> {
         let all = || self.pending.iter().enumerate().filter_map(|(index, one)| Some((index, one.as_ref()?)));
         let mut first_two = all().map(|(index, _)| index);
-        match (first_two.next(), first_two.next(), Clue::in_words(text)) {
+        match (first_two.next(), first_two.next(), Refused::in_words(text)) {
             // There is no other.
             (Some(only), None, _) => vec![only],
-            (_, _, Some(clue)) => all().filter(|(_, one)| clue.fits(&one.mark)).map(|(index, _)| index).collect(),
+            (_, _, Some(refused)) => {
+                all().filter(|(_, one)| fits(&refused, &one.mark)).map(|(index, _)| index).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -279,7 +255,7 @@ impl Entries {
     }
 }
 
-impl Pending {
+impl PendingConfirm {
     /// Returns whether it was still waited for.
     fn settle(mut self, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) -> bool {
         let outcome = match (self.returned.take(), verdict) {
@@ -288,21 +264,21 @@ impl Pending {
             (None, Verdict::Nack) => Err(Error::Nacked),
         };
         let waited = self.tell(outcome).is_some();
-        match freed {
-            Some(freed) if Arc::ptr_eq(freed.semaphore(), self.share.semaphore()) => freed.merge(self.share),
-            Some(_) => {}
-            None => *freed = Some(self.share),
+        match (freed, self.share) {
+            (Some(freed), Some(share)) if Arc::ptr_eq(freed.semaphore(), share.semaphore()) => freed.merge(share),
+            (freed @ None, share) => *freed = share,
+            _ => {}
         }
         waited
     }
 
     /// `None` when it was not waited for any more; else whether a caller still waited for it.
     fn tell(&mut self, outcome: Result<()>) -> Option<bool> {
-        let heard = match (self.waiter.take()?, outcome) {
+        let heard = match self.confirm.take()? {
             // The caller may have dropped its confirm.
-            (Waiter::Confirm(confirm), outcome) => confirm.send(outcome).is_ok(),
-            (Waiter::Call { fail, .. }, outcome) => {
-                outcome.map_or_else(fail, |()| ());
+            ConfirmSender::Outcome(sender) => sender.send(outcome).is_ok(),
+            ConfirmSender::Failure(tell) => {
+                outcome.map_or_else(tell, |()| ());
                 true
             }
         };

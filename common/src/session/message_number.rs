@@ -18,8 +18,8 @@ pub(crate) fn put_number(properties: &mut BasicProperties, number: u64) {
     properties.with_headers(headers);
 }
 
-/// Takes the number out of a returned message.
-pub(crate) fn take_number(mut properties: BasicProperties) -> (BasicProperties, Option<u64>) {
+/// Removes the number from a returned message.
+pub(crate) fn remove_number(mut properties: BasicProperties) -> (BasicProperties, Option<u64>) {
     let number = NUMBER_HEADER.try_into().ok().and_then(|name| {
         let mut headers = properties.headers()?.clone();
         let FieldValue::l(number) = headers.remove(&name)? else { return None };

@@ -6,12 +6,12 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use amqprs::channel::QueueDeleteArguments;
 
 use crate::{
-    connection::live::Health,
+    connection::live::ConnectionState,
     session::{Session, setup_channel::SetupChannel},
 };
 
 /// Their names, and the connection that they belong to.
-pub(crate) type OwnQueues = (Arc<Health>, Vec<String>);
+pub(crate) type OwnQueues = (Arc<ConnectionState>, Vec<String>);
 
 fn of(session: &Session) -> MutexGuard<'_, Option<Vec<String>>> {
     session.own_queues.lock().unwrap_or_else(PoisonError::into_inner)
@@ -24,12 +24,12 @@ pub(crate) fn record(session: &Session) {
 
 /// Keeps them no longer.
 pub(crate) fn take(session: &Session) -> OwnQueues {
-    (session.health.clone(), of(session).take().unwrap_or_default())
+    (session.connection.clone(), of(session).take().unwrap_or_default())
 }
 
 /// Deletes them on this session, if their connection still lives: otherwise they are gone already.
-pub(crate) async fn delete(session: &Arc<Session>, (health, queues): OwnQueues) {
-    if Arc::ptr_eq(&health, &session.health) {
+pub(crate) async fn delete(session: &Arc<Session>, (connection, queues): OwnQueues) {
+    if Arc::ptr_eq(&connection, &session.connection) {
         for queue in queues {
             // Deleting what is gone already is not an error; any other trouble meets the setup, too.
             let _ = SetupChannel::new(session.clone()).queue_delete(QueueDeleteArguments::new(&queue)).await;

@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Result,
-    connection::supervisor::{Core, backoff, long_backoff},
+    connection::{
+        backoff::{backoff, long_backoff},
+        core::ConnectionCore,
+    },
     session::Session,
 };
 
@@ -17,7 +20,7 @@ const PROVED: Duration = Duration::from_secs(10);
 
 /// Opens one AMQP channel after the other for its owner, until the owner has to close.
 pub(crate) struct Reopen {
-    core: Arc<Core>,
+    connection: Arc<ConnectionCore>,
     closing: CancellationToken,
     /// For the log.
     name: String,
@@ -34,22 +37,22 @@ pub(crate) struct Reopen {
 }
 
 impl Reopen {
-    pub fn new(core: Arc<Core>, closing: CancellationToken, name: &str, confirms: bool) -> Self {
-        let (pauses, long_pauses) = (backoff(&core.options), long_backoff(&core.options));
+    pub fn new(connection: Arc<ConnectionCore>, closing: CancellationToken, name: &str, confirms: bool) -> Self {
+        let (pauses, long_pauses) = (backoff(&connection.options), long_backoff(&connection.options));
         let name = name.to_owned();
-        Self { core, closing, name, confirms, pauses, long_pauses, said: None, refusal: None, refusals: None }
+        Self { connection, closing, name, confirms, pauses, long_pauses, said: None, refusal: None, refusals: None }
     }
 
     /// The next session, on whatever connection is then alive; or why RabbitMQ does not allow another channel. `None` when
     /// the owner has to close.
     pub async fn next(&mut self) -> Option<Result<Arc<Session>>> {
         loop {
-            let link = tokio::select! {
+            let connection = tokio::select! {
                 biased;
                 () = self.closing.cancelled() => return None,
-                link = self.core.live_connection() => link?,
+                connection = self.connection.live_connection() => connection?,
             };
-            let opened = Session::open(&link, self.confirms, self.core.options.operation_timeout);
+            let opened = Session::open(&connection, self.confirms, self.connection.options.operation_timeout);
             match self.unless_closing(opened).await {
                 Ok(session) => return Some(Ok(session)),
                 Err(error @ (Error::ChannelLimit(_) | Error::Closed { .. })) => return Some(Err(error)),
@@ -84,7 +87,7 @@ impl Reopen {
             Error::Closed { code: 500.., .. } => &mut self.long_pauses,
             _ => &mut self.pauses,
         };
-        let pause = pauses.next().unwrap_or(self.core.options.reconnect_interval);
+        let pause = pauses.next().unwrap_or(self.connection.options.reconnect_interval);
         tokio::select! {
             () = sleep(pause) => {}
             () = self.closing.cancelled() => {}
@@ -93,7 +96,7 @@ impl Reopen {
 
     /// The broker closed the channel because of a message published on it. The first time it is opened again at once; who
     /// goes on publishing such messages waits longer each time, because each closed channel costs the connection a number
-    /// (see `link.rs`), and with the last one everything on the connection is lost.
+    /// (see `channel_numbers.rs`), and with the last one everything on the connection is lost.
     pub async fn refused(&mut self, error: &Error, was_told: bool, lived: Duration) {
         if lived > PROVED {
             self.refusals = None;
@@ -108,13 +111,13 @@ impl Reopen {
             self.refusal = Some(trouble);
         }
         if let Some(pauses) = &mut self.refusals {
-            let pause = pauses.next().unwrap_or(self.core.options.reconnect_interval);
+            let pause = pauses.next().unwrap_or(self.connection.options.reconnect_interval);
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.closing.cancelled() => {}
             }
         } else {
-            self.refusals = Some(backoff(&self.core.options));
+            self.refusals = Some(backoff(&self.connection.options));
         }
     }
 
@@ -127,7 +130,7 @@ impl Reopen {
 
     /// The session has proved itself: the next trouble starts with short pauses again.
     pub fn recovered(&mut self) {
-        self.pauses = backoff(&self.core.options);
-        self.long_pauses = long_backoff(&self.core.options);
+        self.pauses = backoff(&self.connection.options);
+        self.long_pauses = long_backoff(&self.connection.options);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 
 /// When the session ends, the function may still return a better error than the end itself: one that says what it was
 /// doing.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const REASON_GRACE: Duration = Duration::from_secs(1);
 
 /// When RabbitMQ closes the connection over a request, it does not say which part of the program sent it. After this many
 /// refusals in a first run, it was this setup.
@@ -32,7 +32,7 @@ pub(crate) struct FirstRun {
 impl FirstRun {
     /// Whether it has failed with this error. Not by a loss of the connection: then it gets another session.
     pub fn has_failed(&mut self, error: &Error) -> bool {
-        self.refusals += u32::from(error.is_refusal());
+        self.refusals += u32::from(error.is_connection_exception());
         !error.is_loss() || self.refusals >= MOST_REFUSALS
     }
 }
@@ -77,7 +77,7 @@ impl<T: Send + 'static> Function<T> {
         tokio::select! {
             biased;
             outcome = &mut task => ended(outcome),
-            reason = session.lost() => match timeout(LAST_WORDS, task).await {
+            reason = session.lost() => match timeout(REASON_GRACE, task).await {
                 Ok(outcome) => ended(outcome),
                 Err(_) => Err(reason),
             },

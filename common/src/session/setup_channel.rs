@@ -15,7 +15,7 @@ use amqprs::{
 };
 
 use crate::{
-    Error, Result,
+    Error, Result, broker_words,
     encoding::{
         frame_size::{check_method_frame, method_frame},
         headers::rebuilt_arguments,
@@ -85,7 +85,7 @@ impl SetupChannel {
         let declared = self.session.call(doing, |raw| async move { raw.queue_declare(arguments).await }).await;
         let (name, messages, consumers) = declared
             .map_err(|error| match shared_and_transient {
-                true => error.blame(doing, "transient_nonexcl_queues"),
+                true => error.blame(doing, broker_words::TRANSIENT_QUEUES),
                 false => error,
             })?
             .unwrap_or_default();
@@ -134,7 +134,7 @@ impl SetupChannel {
         let queue = arguments.queue.clone();
         let doing = || format!("cannot purge queue `{queue}`");
         let purged = self.session.call(doing, |raw| async move { raw.queue_purge(arguments).await }).await;
-        Ok(purged.map_err(|error| error.blame(doing, &format!("queue '{queue}'")))?.unwrap_or_default())
+        Ok(purged.map_err(|error| error.blame(doing, &broker_words::queue(&queue)))?.unwrap_or_default())
     }
 
     /// Deletes a queue (if unused, if empty, when asked so), and tells how many messages went with it.
@@ -170,7 +170,7 @@ impl SetupChannel {
         fit(&doing(), &[&exchange, &kind], &mut arguments.arguments, &self.session)?;
         let declared = self.session.call(doing, |raw| async move { raw.exchange_declare(arguments).await }).await;
         // RabbitMQ 3 closes the connection for it.
-        declared.map_err(|error| error.blame(doing, &format!("exchange type '{kind}'")))
+        declared.map_err(|error| error.blame(doing, &broker_words::exchange_type(&kind)))
     }
 
     /// Deletes an exchange (if unused, when asked so).

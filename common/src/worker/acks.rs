@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, sync::Weak};
 
 use crate::{
     Delivery,
-    consumer::delivery::{Receipt, Settle},
+    consumer::delivery::{Receipt, SettleMethod},
     session::Session,
 };
 
 /// A delivery that was worked on, and how to settle it.
-pub(crate) type Done = (Receipt, Settle);
+pub(crate) type Done = (Receipt, SettleMethod);
 
 /// The deliveries of one consumer that are worked on. Its AMQP channel is its own, so nobody else's lie between them.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Acks {
         for (receipt, how) in self.done.drain(..) {
             let nothing_before = first_begun.is_none_or(|first| receipt.delivery_tag < *first);
             match how {
-                Settle::Ack { .. } if nothing_before && receipt.is_of(&self.session) => together.push(receipt),
+                SettleMethod::Ack { .. } if nothing_before && receipt.is_of(&self.session) => together.push(receipt),
                 how => settle(receipt, how).await,
             }
         }
@@ -63,12 +63,12 @@ impl Acks {
             let last = together.swap_remove(last);
             let multiple = !together.is_empty();
             together.into_iter().for_each(Receipt::forget);
-            settle(last, Settle::Ack { multiple }).await;
+            settle(last, SettleMethod::Ack { multiple }).await;
         }
     }
 }
 
-async fn settle(receipt: Receipt, how: Settle) {
+async fn settle(receipt: Receipt, how: SettleMethod) {
     let tag = receipt.delivery_tag;
     if let Err(error) = receipt.settle(how).await {
         tracing::warn!("delivery {tag} could not be settled: {error}");

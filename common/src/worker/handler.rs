@@ -4,7 +4,7 @@ use std::{fmt::Display, future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 
-use crate::{Delivery, Message, Result, Settlement, consumer::delivery::Settle, escaped};
+use crate::{Delivery, Message, Result, Settlement, consumer::delivery::SettleMethod, escaped};
 
 /// What happens to a delivery whose handler fails. The default drops it (or dead-letters it, if its queue says so).
 ///
@@ -84,8 +84,14 @@ impl Delivery {
     }
 }
 
+/// Runs a handler on a message. `None`: it panicked, with its own trace on stderr.
+pub(crate) async fn run<Fut: Future>(handler: impl FnOnce(Message) -> Fut, message: Message) -> Option<Fut::Output> {
+    // The handler is called inside: it may panic before its `async` block.
+    AssertUnwindSafe(async { handler(message).await }).catch_unwind().await.ok()
+}
+
 /// Lets `handler` work on the message; tells how to settle it.
-pub(crate) async fn decide<F, Fut, O, E>(message: Message, options: ProcessOptions, handler: F) -> Settle
+pub(crate) async fn decide<F, Fut, O, E>(message: Message, options: ProcessOptions, handler: F) -> SettleMethod
 where
     F: FnOnce(Message) -> Fut,
     Fut: Future<Output = Result<O, E>>,
@@ -93,21 +99,21 @@ where
     E: Display,
 {
     let (tag, redelivered) = (message.delivery_tag, message.redelivered);
-    let failure = match AssertUnwindSafe(async { handler(message).await }).catch_unwind().await {
-        Ok(Ok(outcome)) => {
+    let failure = match run(handler, message).await {
+        Some(Ok(outcome)) => {
             return match outcome.into() {
-                Outcome::Ack => Settle::Ack { multiple: false },
-                Outcome::Requeue => Settle::Nack { requeue: true },
-                Outcome::Reject => Settle::Reject { requeue: false },
+                Outcome::Ack => SettleMethod::Ack { multiple: false },
+                Outcome::Requeue => SettleMethod::Nack { requeue: true },
+                Outcome::Reject => SettleMethod::Reject { requeue: false },
             };
         }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "it panicked".to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "it panicked".to_owned(),
     };
     tracing::warn!("the handler of delivery {tag} failed: {}", escaped(&failure));
     match options.requeue && !(options.reject_on_redelivered && redelivered) {
         // RabbitMQ 4.3 counts a rejected message towards a quorum queue's delivery limit, and drops it in the end.
-        true => Settle::Nack { requeue: true },
-        false => Settle::Reject { requeue: false },
+        true => SettleMethod::Nack { requeue: true },
+        false => SettleMethod::Reject { requeue: false },
     }
 }

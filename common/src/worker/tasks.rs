@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Channel, Consumer, Delivery, Message, Outcome, ProcessOptions, Result, SetupChannel,
-    consumer::delivery::Settle,
+    consumer::delivery::SettleMethod,
     json::object,
     worker::{
         acks::Done,
@@ -215,7 +215,7 @@ where
     };
     let how = decide(message, options, handle).await;
     match how {
-        Settle::Nack { requeue: true } => returns.pause(known, redelivered).await,
+        SettleMethod::Nack { requeue: true } => returns.pause(known, redelivered).await,
         _ => returns.forget(known),
     }
     (receipt, how)

@@ -11,7 +11,7 @@ use amqprs::{
 use anyhow::{Context, Result, ensure};
 use common::{Channel, Error, classic_queue, table};
 
-use crate::{Bench, next, plain, queue, to};
+use crate::{Fixture, next, plain, queue, to};
 
 /// Every call that has a table of arguments, with this one.
 async fn calls(channel: &Channel, table: &FieldTable) -> Vec<(&'static str, common::Result<()>)> {
@@ -42,10 +42,10 @@ async fn calls(channel: &Channel, table: &FieldTable) -> Vec<(&'static str, comm
 
 #[tokio::test]
 async fn arguments_too_large_for_a_frame_or_nested_too_deeply_are_refused_and_the_connection_goes_on() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
-    let before = bench.connection_names().await?;
+    let before = fixture.connection_names().await?;
     let nested = (0..65).try_fold(FieldArray::new(), |inside, _| FieldArray::try_from(vec![FieldValue::A(inside)]))?;
     for (wrong, words) in [
         (table([("text", "x".repeat(200_000))])?, "RabbitMQ takes frames of 131072 bytes"),
@@ -69,17 +69,17 @@ async fn arguments_too_large_for_a_frame_or_nested_too_deeply_are_refused_and_th
         let declared = channel.queue_declare(own).await;
         ensure!(declared.is_ok() == fits, "{bytes}: {declared:?}");
     }
-    ensure!(bench.connection_names().await? == before, "the connection was lost");
+    ensure!(fixture.connection_names().await? == before, "the connection was lost");
     Ok(())
 }
 
 /// amqprs adds up a wrong length for such a table.
 #[tokio::test]
 async fn a_name_that_was_inserted_twice_among_arguments_is_sent_once() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
-    let before = bench.connection_names().await?;
+    let before = fixture.connection_names().await?;
     let mut twice = FieldTable::new();
     twice.insert("format".try_into()?, "something longer".into());
     twice.insert("format".try_into()?, "pdf".into());
@@ -100,6 +100,6 @@ async fn a_name_that_was_inserted_twice_among_arguments_is_sent_once() -> Result
     let mut consumer = crate::consume(&channel, "q", true).await?;
     channel.publish(to("q"), plain(), "y").await?;
     ensure!(next(&mut consumer).await?.text() == "y");
-    ensure!(bench.connection_names().await? == before, "the connection was lost");
+    ensure!(fixture.connection_names().await? == before, "the connection was lost");
     Ok(())
 }

@@ -7,15 +7,15 @@ use anyhow::{Result, ensure};
 use common::SetupChannel;
 use tokio::time::{sleep, timeout};
 
-use crate::{Bench, next, plain, queue, to};
+use crate::{Fixture, next, plain, queue, to};
 
 const ROOM: Duration = Duration::from_secs(120);
 
 /// The queue of one consumer is deleted while the other, on a queue that lives, goes on.
 #[tokio::test]
 async fn a_consumer_whose_queue_was_deleted_is_back_on_a_new_one() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let subscribe = |channel: SetupChannel| async move {
         channel.queue_declare(queue("q")).await?;
         channel.basic_qos(BasicQosArguments::new(0, 10, false)).await?;

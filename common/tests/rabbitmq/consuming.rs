@@ -8,12 +8,12 @@ use common::{Error, SetupChannel};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, prefetch, queue, to};
+use crate::{Fixture, consume, expect_empty, expect_in, filled, next, plain, prefetch, queue, to};
 
 #[tokio::test]
 async fn deliveries_come_in_order_and_next_may_be_dropped_while_it_waits() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut consumer = consume(&channel, "q", false).await?;
     ensure!(consumer.queue() == "q", "{}", consumer.queue());
     for number in 0..200 {
@@ -28,8 +28,8 @@ async fn deliveries_come_in_order_and_next_may_be_dropped_while_it_waits() -> Re
 
 #[tokio::test]
 async fn a_consumer_is_a_stream() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", (0..3).map(|number| number.to_string())).await?;
     let bodies: Vec<_> = consume(&channel, "q", true)
         .await?
@@ -45,8 +45,8 @@ async fn a_consumer_is_a_stream() -> Result<()> {
 
 #[tokio::test]
 async fn without_a_qos_of_its_own_a_consumer_is_handed_a_hundred() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", (0..150).map(|number| number.to_string())).await?;
     let mut consumer = consume(&channel, "q", false).await?;
     let mut held = Vec::new();
@@ -65,8 +65,8 @@ async fn without_a_qos_of_its_own_a_consumer_is_handed_a_hundred() -> Result<()>
 
 #[tokio::test]
 async fn a_prefetch_that_rabbitmq_does_not_have_is_refused_and_the_channel_goes_on() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     for (arguments, word) in
         [(BasicQosArguments::new(1, 1, false), "prefetch_size"), (BasicQosArguments::new(0, 1, true), "global")]
     {
@@ -79,8 +79,8 @@ async fn a_prefetch_that_rabbitmq_does_not_have_is_refused_and_the_channel_goes_
 
 #[tokio::test]
 async fn a_dropped_consumer_gives_back_what_it_had_not_read_and_keeps_what_it_had() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", (0..5).map(|number| number.to_string())).await?;
     let mut consumer = consume(&channel, "q", false).await?;
     let in_hand = next(&mut consumer).await?;
@@ -94,15 +94,15 @@ async fn a_dropped_consumer_gives_back_what_it_had_not_read_and_keeps_what_it_ha
     }
     ensure!(in_hand.ack().await? == common::Settlement::Sent, "the delivery in hand can no longer be settled");
     drop(second);
-    bench.connections.close_all().await?;
-    let again = common::ConnectionManager::new(bench.host.url().parse()?);
+    fixture.connections.close_all().await?;
+    let again = common::ConnectionManager::new(fixture.host.url().parse()?);
     expect_empty(&again.channel("look").await?, "q").await
 }
 
 #[tokio::test]
 async fn a_consumer_dropped_while_it_starts_leaves_nothing_behind() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     for round in 0..100_u64 {
         let _ = timeout(Duration::from_micros(round * 50), consume(&channel, "q", false)).await;
@@ -122,8 +122,8 @@ async fn a_consumer_dropped_while_it_starts_leaves_nothing_behind() -> Result<()
 
 #[tokio::test]
 async fn a_subscription_that_fails_the_first_time_fails_to_its_caller() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let missing = |_: SetupChannel| async { Ok(BasicConsumeArguments::new("missing", "")) };
     let error = channel.consume(missing).await.err().context("no such queue")?;
     ensure!(error.to_string().contains("cannot consume from queue `missing`: 404 NOT_FOUND"), "{error}");
@@ -140,8 +140,8 @@ async fn a_subscription_that_fails_the_first_time_fails_to_its_caller() -> Resul
 
 #[tokio::test]
 async fn a_consumer_has_the_tag_it_asks_for() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", ["x".to_owned()]).await?;
     let mut consumer = channel.consume(|_| async { Ok(BasicConsumeArguments::new("q", "mine")) }).await?;
     let delivery = next(&mut consumer).await?;
@@ -152,8 +152,8 @@ async fn a_consumer_has_the_tag_it_asks_for() -> Result<()> {
 
 #[tokio::test]
 async fn an_empty_queue_name_is_the_queue_declared_last() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let subscribe = |channel: SetupChannel| async move {
         channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
         Ok(BasicConsumeArguments::new("", "").auto_ack(true).finish())
@@ -168,8 +168,8 @@ async fn an_empty_queue_name_is_the_queue_declared_last() -> Result<()> {
 
 #[tokio::test]
 async fn when_its_queue_is_deleted_a_consumer_declares_it_again_and_goes_on() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut consumer = consume(&channel, "q", false).await?;
     for round in 0..3 {
         channel.queue_delete(QueueDeleteArguments::new("q")).await?;
@@ -189,14 +189,14 @@ async fn when_its_queue_is_deleted_a_consumer_declares_it_again_and_goes_on() ->
 
 #[tokio::test]
 async fn close_all_ends_the_stream_without_an_error() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "auto", (0..10).map(|number| number.to_string())).await?;
     let mut manual = consume(&channel, "q", false).await?;
     let mut auto = consume(&channel, "auto", true).await?;
     let first = next(&mut auto).await?;
     ensure!(first.text() == "0");
-    bench.connections.close_all().await?;
+    fixture.connections.close_all().await?;
     ensure!(manual.try_next().await?.is_none() && manual.try_next().await?.is_none(), "the stream goes on");
     // Acknowledged by being sent: nobody else would ever read the other nine.
     let mut rest = 0;
@@ -209,8 +209,8 @@ async fn close_all_ends_the_stream_without_an_error() -> Result<()> {
 
 #[tokio::test]
 async fn one_broken_consumer_does_not_hold_up_the_others() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let broken = |channel: SetupChannel| async move {
         channel.queue_declare(queue("shaky")).await?;
         channel.basic_qos(BasicQosArguments::new(0, 1, false)).await?;
@@ -239,8 +239,8 @@ async fn one_broken_consumer_does_not_hold_up_the_others() -> Result<()> {
 
 #[tokio::test]
 async fn get_takes_one_message_or_none() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", ["one".to_owned(), "two".to_owned()]).await?;
     expect_in(&channel, "q", "one").await?;
     let auto = amqprs::channel::BasicGetArguments::new("q").no_ack(true).finish();

@@ -15,18 +15,18 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{Bench, consume, expect_in, filled, next, plain, queue, to};
+use crate::{Fixture, consume, expect_in, filled, next, plain, queue, to};
 
 /// Dropped half-way, each of these would kill the channel's dispatcher or the connection's reader.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_dropped_at_random_points_leave_the_connection_healthy() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", ["kept".to_owned()]).await?;
-    let before = bench.connection_names().await?;
+    let before = fixture.connection_names().await?;
     let mut storm = JoinSet::new();
     for task in 0..8_u64 {
-        let (channel, connections) = (channel.clone(), bench.connections.clone());
+        let (channel, connections) = (channel.clone(), fixture.connections.clone());
         storm.spawn(async move {
             for round in 0..250_u64 {
                 let point = Duration::from_micros((task * 131 + round * 37) % 1_500);
@@ -42,15 +42,15 @@ async fn calls_dropped_at_random_points_leave_the_connection_healthy() -> Result
     }
     storm.join_all().await;
     expect_in(&channel, "q", "kept").await?;
-    ensure!(bench.connection_names().await? == before, "the connection was lost");
+    ensure!(fixture.connection_names().await? == before, "the connection was lost");
     Ok(())
 }
 
 /// Two synchronous calls at once on one channel would take each other's answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_calls_on_one_channel_wait_for_each_other() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut calls = JoinSet::new();
     for number in 0..200 {
         let channel = channel.clone();
@@ -74,13 +74,13 @@ async fn concurrent_calls_on_one_channel_wait_for_each_other() -> Result<()> {
 /// A delivery or confirm for a channel that the broker has closed would end the whole connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_the_broker_closes_does_not_take_the_connection_with_it() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
-    let before = bench.connection_names().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
+    let before = fixture.connection_names().await?;
     let mut consumer = consume(&channel, "busy", true).await?;
     let mut storm = JoinSet::new();
     for task in 0..4 {
-        let busy = bench.connections.channel(&format!("busy-{task}")).await?;
+        let busy = fixture.connections.channel(&format!("busy-{task}")).await?;
         storm.spawn(async move {
             let mut confirmed = 0;
             for round in 0..300 {
@@ -111,18 +111,18 @@ async fn a_channel_that_the_broker_closes_does_not_take_the_connection_with_it()
         received += 1;
     }
     ensure!(confirmed > 100, "only {confirmed} were confirmed");
-    ensure!(bench.connection_names().await? == before, "the connection was lost");
+    ensure!(fixture.connection_names().await? == before, "the connection was lost");
     Ok(())
 }
 
 /// Each closed channel keeps its number; amqprs panics when it runs out at 2,047.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_connection_is_replaced_before_channel_numbers_run_out() -> Result<()> {
-    let bench = Bench::new().await?;
-    let before = bench.connection_names().await?;
+    let fixture = Fixture::new().await?;
+    let before = fixture.connection_names().await?;
     let mut storm = JoinSet::new();
     for task in 0..64 {
-        let channel = bench.connections.channel(&format!("{task}")).await?;
+        let channel = fixture.connections.channel(&format!("{task}")).await?;
         storm.spawn(async move {
             for _ in 0..40 {
                 let passive = QueueDeclareArguments::new("missing").passive(true).finish();
@@ -137,16 +137,16 @@ async fn the_connection_is_replaced_before_channel_numbers_run_out() -> Result<(
     for outcome in storm.join_all().await {
         outcome?;
     }
-    ensure!(bench.connection_names().await? != before, "2,560 channels were closed on one connection");
-    bench.channel().await?.queue_declare(queue("q")).await?;
+    ensure!(fixture.connection_names().await? != before, "2,560 channels were closed on one connection");
+    fixture.channel().await?.queue_declare(queue("q")).await?;
     Ok(())
 }
 
 /// amqprs panics on them, and prints a trace.
 #[tokio::test]
 async fn names_over_255_bytes_are_refused_before_they_are_sent() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let longest = "n".repeat(255);
     let long = "n".repeat(256);
     channel.queue_declare(queue(&longest)).await?;
@@ -186,8 +186,8 @@ async fn what_would_close_the_connection_or_hide_an_answer_is_refused() -> Resul
         ensure!(matches!(outcome, Err(Error::Invalid(_))), "it was sent");
         Ok(())
     }
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     refused(channel.publish(to("q").immediate(true).finish(), plain(), "x").await)?;
     refused(channel.queue_declare(QueueDeclareArguments::new("q").no_wait(true).finish()).await)?;
     refused(channel.queue_bind(QueueBindArguments::new("q", "e", "k").no_wait(true).finish()).await)?;
@@ -197,14 +197,14 @@ async fn what_would_close_the_connection_or_hide_an_answer_is_refused() -> Resul
 /// Dropping an open amqprs connection or channel outside a runtime panics.
 #[test]
 fn everything_can_be_dropped_outside_a_runtime() -> Result<()> {
-    async fn all() -> Result<(Bench, Channel, common::Consumer, common::Delivery, common::Confirm)> {
-        let bench = Bench::new().await?;
-        let channel = bench.channel().await?;
+    async fn all() -> Result<(Fixture, Channel, common::Consumer, common::Delivery, common::Confirm)> {
+        let fixture = Fixture::new().await?;
+        let channel = fixture.channel().await?;
         filled(&channel, "q", ["x".to_owned()]).await?;
         let mut consumer = consume(&channel, "q", false).await?;
         let delivery = next(&mut consumer).await?;
         let confirm = channel.publish_with_deferred_confirm(to("q"), plain(), "y").await?;
-        Ok((bench, channel, consumer, delivery, confirm))
+        Ok((fixture, channel, consumer, delivery, confirm))
     }
     let runtime = tokio::runtime::Runtime::new()?;
     let held = runtime.block_on(all())?;

@@ -11,19 +11,19 @@ use common::{
 };
 use testbed::Broker;
 
-use crate::{Bench, consume, expect_in, next, plain, prefetch, queue, to};
+use crate::{Fixture, consume, expect_in, next, plain, prefetch, queue, to};
 
 #[tokio::test]
 async fn a_queue_with_arguments_is_of_the_type_that_its_function_says() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     for (name, queue, queue_type) in [
         ("jobs", quorum_queue("jobs"), "quorum"),
         ("newest", classic_queue("newest"), "classic"),
         ("events", stream_queue("events"), "stream"),
     ] {
         channel.queue_declare(queue.with("x-max-length-bytes", 1).with("x-max-length-bytes", 1_000_000_u32)).await?;
-        let declared = bench.host.queue(name).await?;
+        let declared = fixture.host.queue(name).await?;
         ensure!(declared["type"] == queue_type && declared["durable"] == true, "{declared}");
         ensure!(declared["arguments"]["x-max-length-bytes"] == 1_000_000, "{declared}");
         ensure!(declared["arguments"]["x-queue-type"] == queue_type, "{declared}");
@@ -31,7 +31,7 @@ async fn a_queue_with_arguments_is_of_the_type_that_its_function_says() -> Resul
         ensure!(existing.name == name, "{existing:?}");
     }
     let own = channel.queue_declare(exclusive_queue().with("x-expires", 60_000)).await?.name;
-    let declared = bench.host.queue(&own).await?;
+    let declared = fixture.host.queue(&own).await?;
     ensure!(declared["exclusive"] == true && declared["arguments"]["x-expires"] == 60_000, "{declared}");
     let error = channel.queue_declare(existing_queue("missing")).await.expect_err("no such queue");
     ensure!(matches!(error, Error::Closed { code: 404, .. }), "{error}");
@@ -63,9 +63,9 @@ async fn messages_in_a_queue_with_arguments_outlive_the_broker() -> Result<()> {
 
 #[tokio::test]
 async fn what_contradicts_a_queue_or_does_not_fit_is_refused_and_the_channel_goes_on() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
-    let before = bench.connection_names().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
+    let before = fixture.connection_names().await?;
     let long = "n".repeat(256);
     let declarations: [QueueDeclaration; 6] = [
         quorum_queue("q").with("x-queue-type", "classic"),
@@ -93,7 +93,7 @@ async fn what_contradicts_a_queue_or_does_not_fit_is_refused_and_the_channel_goe
     let error = channel.consume(wrong).await.err().context("no such offset")?;
     ensure!(matches!(error, Error::Invalid(_)), "{error}");
     channel.queue_declare(queue("q")).await?;
-    ensure!(bench.connection_names().await? == before, "the connection was lost");
+    ensure!(fixture.connection_names().await? == before, "the connection was lost");
     Ok(())
 }
 
@@ -111,8 +111,8 @@ async fn refusal<T>(call: impl AsyncFn() -> common::Result<T>) -> Result<Error> 
 /// RabbitMQ closes the whole connection over some of these; the error is the caller's own all the same.
 #[tokio::test]
 async fn a_refusal_that_closes_the_connection_names_what_was_asked_for() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(stream_queue("events")).await?;
     let error = refusal(async || channel.get(BasicGetArguments::new("events")).await).await?;
     ensure!(
@@ -139,8 +139,8 @@ async fn a_refusal_that_closes_the_connection_names_what_was_asked_for() -> Resu
 
 #[tokio::test]
 async fn tables_bind_by_headers_name_an_alternate_exchange_and_choose_where_a_stream_begins() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("pdf")).await?;
     channel.queue_declare(queue("rest")).await?;
     channel.exchange_declare(ExchangeDeclareArguments::new("others", "fanout")).await?;

@@ -10,12 +10,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{Bench, filled, plain, queue, to};
+use crate::{Fixture, filled, plain, queue, to};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_get_that_is_dropped_half_way_gives_its_message_back() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", (0..300).map(|number| number.to_string())).await?;
     let mut taken = 0;
     for round in 0..400_u64 {
@@ -49,8 +49,8 @@ async fn a_get_that_is_dropped_half_way_gives_its_message_back() -> Result<()> {
 /// Without acknowledgement a message comes once: it may be answered just before the channel is closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_get_without_acknowledgement_loses_nothing_beside_a_refused_message() -> Result<()> {
-    let bench = Bench::with(|options| options.reconnect_interval(Duration::from_millis(20))).await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::with(|options| options.reconnect_interval(Duration::from_millis(20))).await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", (0..40).map(|number| number.to_string())).await?;
     let get = || channel.get(BasicGetArguments::new("q").no_ack(true).finish());
     let mut bodies = Vec::new();
@@ -73,9 +73,10 @@ async fn a_get_without_acknowledgement_loses_nothing_beside_a_refused_message() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_get_without_acknowledgement_and_without_an_answer_says_what_may_be_lost() -> Result<()> {
-    let bench = Bench::new().await?;
-    let proxy = testbed::Proxy::start(bench.host.broker().port()).await?;
-    let url = bench.host.url().replace(&format!(":{}/", bench.host.broker().port()), &format!(":{}/", proxy.port()));
+    let fixture = Fixture::new().await?;
+    let proxy = testbed::Proxy::start(fixture.host.broker().port()).await?;
+    let url =
+        fixture.host.url().replace(&format!(":{}/", fixture.host.broker().port()), &format!(":{}/", proxy.port()));
     let options = url.parse::<common::ConnectOptions>()?.operation_timeout(Duration::from_secs(2));
     let connections = common::ConnectionManager::new(options);
     let channel = connections.channel("test").await?;

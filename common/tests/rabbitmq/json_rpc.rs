@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use testbed::Broker;
 use tokio::sync::oneshot;
 
-use crate::{Bench, next, plain};
+use crate::{Fixture, next, plain};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -54,8 +54,8 @@ fn header(headers: Option<&FieldTable>, name: &str) -> Option<String> {
 
 #[tokio::test]
 async fn arguments_and_results_are_typed() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let _server = server(&channel).await?;
     let client = JsonRpcClient::new(&channel).await?;
     ensure!(client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await? == 42);
@@ -69,8 +69,8 @@ async fn arguments_and_results_are_typed() -> Result<()> {
 
 #[tokio::test]
 async fn a_remote_error_keeps_its_kind_message_and_arguments() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let _server = server(&channel).await?;
     let client = JsonRpcClient::new(&channel).await?;
     let sent =
@@ -100,8 +100,8 @@ async fn a_remote_error_keeps_its_kind_message_and_arguments() -> Result<()> {
 
 #[tokio::test]
 async fn wrong_use_is_refused_here() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let server = server(&channel).await?;
     let client = JsonRpcClient::new(&channel).await?;
     for arguments in [json!([1]), json!(1), json!("text")] {
@@ -124,8 +124,8 @@ async fn wrong_use_is_refused_here() -> Result<()> {
 
 #[tokio::test]
 async fn a_function_that_is_unregistered_finishes_its_calls_and_then_nobody_is_there() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let server = server(&channel).await?;
     let client = JsonRpcClient::new(&channel).await?;
     let (begun, beginning) = oneshot::channel();
@@ -164,8 +164,8 @@ async fn a_function_that_is_unregistered_finishes_its_calls_and_then_nobody_is_t
 
 #[tokio::test]
 async fn a_call_that_expires_or_is_rejected_comes_back() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let client = JsonRpcClient::new(&channel).await?;
     channel.queue_declare(function("silent")).await?;
     let since = Instant::now();
@@ -190,8 +190,8 @@ async fn a_call_that_expires_or_is_rejected_comes_back() -> Result<()> {
 
 #[tokio::test]
 async fn calls_and_replies_are_on_the_wire_what_aio_pika_has() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let client = JsonRpcClient::new(&channel).await?;
     let mut calls = channel
         .consume(|channel| async move {
@@ -251,12 +251,12 @@ async fn calls_and_replies_are_on_the_wire_what_aio_pika_has() -> Result<()> {
 
 #[tokio::test]
 async fn functions_replies_and_the_way_back_of_dead_calls_recover() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let _server = server(&channel).await?;
     let client = JsonRpcClient::new(&channel).await?;
     for _ in 0..3 {
-        bench.host.close_all_connections().await?;
+        fixture.host.close_all_connections().await?;
         // Until the functions are back, nobody has declared their queues.
         let since = Instant::now();
         loop {
@@ -278,8 +278,8 @@ async fn functions_replies_and_the_way_back_of_dead_calls_recover() -> Result<()
 
 #[tokio::test]
 async fn what_json_does_not_have_is_an_error_and_never_null() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let server = JsonRpcServer::new(&channel);
     let divide = |arguments: Value| async move {
         let [x, y] = ["x", "y"].map(|name| arguments[name].as_f64().unwrap_or_default());
@@ -352,8 +352,8 @@ async fn functions_work_where_queues_have_to_be_durable_and_a_transient_one_is_r
 
 #[tokio::test]
 async fn servers_that_do_not_agree_on_a_functions_queue_are_told_on_what() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let _server = server(&channel).await?;
     let transient = FunctionOptions { durable: false, ..FunctionOptions::default() };
     let other = JsonRpcServer::new(&channel);

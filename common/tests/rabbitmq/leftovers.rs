@@ -13,19 +13,19 @@ use common::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::{Bench, consume, filled, next, plain, queue, to};
+use crate::{Fixture, consume, filled, next, plain, queue, to};
 
 const ROOM: Duration = Duration::from_secs(60);
 
-async fn queues(bench: &Bench) -> Result<usize> {
-    let listed = bench.host.broker().rabbitmqctl(&["-q", "list_queues", "-p", bench.host.name(), "name"]).await?;
+async fn queues(fixture: &Fixture) -> Result<usize> {
+    let listed = fixture.host.broker().rabbitmqctl(&["-q", "list_queues", "-p", fixture.host.name(), "name"]).await?;
     Ok(listed.lines().filter(|line| line.trim().starts_with("amq.gen")).count())
 }
 
 /// Asks the broker until it has no server-named queue any more.
-async fn no_queue_is_left(bench: &Bench) -> Result<()> {
+async fn no_queue_is_left(fixture: &Fixture) -> Result<()> {
     timeout(ROOM, async {
-        while queues(bench).await? > 0 {
+        while queues(fixture).await? > 0 {
             sleep(Duration::from_millis(100)).await;
         }
         Ok::<_, anyhow::Error>(())
@@ -43,8 +43,8 @@ async fn logs(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
 
 #[tokio::test]
 async fn queues_of_rpc_clients_and_streams_that_are_gone_are_deleted() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     for _ in 0..100 {
         RpcClient::new(&channel).await?;
     }
@@ -54,17 +54,17 @@ async fn queues_of_rpc_clients_and_streams_that_are_gone_are_deleted() -> Result
     }
     channel.publish(amqprs::channel::BasicPublishArguments::new("logs", ""), plain(), "x").await?;
     let in_hand = next(&mut streams[0]).await?;
-    ensure!(queues(&bench).await? >= 10, "they are gone before their streams");
+    ensure!(queues(&fixture).await? >= 10, "they are gone before their streams");
     drop(streams);
-    no_queue_is_left(&bench).await?;
+    no_queue_is_left(&fixture).await?;
     ensure!(in_hand.ack().await? == Settlement::Sent, "what is in hand cannot be settled");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_subscription_that_fails_leaves_no_queue() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     for _ in 0..3 {
         let subscribe = |channel: SetupChannel| async move {
             let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
@@ -74,14 +74,14 @@ async fn a_subscription_that_fails_leaves_no_queue() -> Result<()> {
         let error = channel.consume(subscribe).await.err().context("it did not fail")?;
         ensure!(matches!(error, Error::Closed { code: 404, .. }), "{error}");
     }
-    no_queue_is_left(&bench).await
+    no_queue_is_left(&fixture).await
 }
 
 #[tokio::test]
 async fn every_oversized_message_is_dead_lettered_although_small_ones_between_are_acknowledged_together() -> Result<()>
 {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("dead")).await?;
     let declare = classic_queue("q").with("x-dead-letter-exchange", "").with("x-dead-letter-routing-key", "dead");
     channel.queue_declare(declare).await?;
@@ -117,8 +117,8 @@ async fn a_worker_or_rpc_server_without_acknowledgement_is_refused_before_it_get
             Ok(_) => anyhow::bail!("it works without acknowledgement"),
         }
     }
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", ["x".to_owned()]).await?;
     refused(Worker::new(&channel, subscribe).await)?;
     refused(RpcServer::new(&channel, subscribe).await)?;
@@ -128,8 +128,8 @@ async fn a_worker_or_rpc_server_without_acknowledgement_is_refused_before_it_get
 /// The task of 1 s comes again about 1 s after the recovery, although the one of 30 s of before still runs.
 #[tokio::test]
 async fn a_short_task_is_done_again_soon_after_a_cut_although_a_long_one_still_runs() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "tasks", ["1".to_owned(), "30".to_owned()]).await?;
     let subscribe = |channel: SetupChannel| async move {
         channel.basic_qos(BasicQosArguments::new(0, 2, false)).await?;
@@ -147,7 +147,7 @@ async fn a_short_task_is_done_again_soon_after_a_cut_although_a_long_one_still_r
     let mut first = [beginnings.recv().await, beginnings.recv().await];
     first.sort_unstable();
     ensure!(first == [Some(1), Some(30)], "{first:?}");
-    bench.host.close_all_connections().await?;
+    fixture.host.close_all_connections().await?;
     let again =
         timeout(Duration::from_secs(20), beginnings.recv()).await.context("no new task while the long one runs")?;
     ensure!(again.is_some());

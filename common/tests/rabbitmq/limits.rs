@@ -10,7 +10,7 @@ use serde_json::json;
 use testbed::Broker;
 use tokio::time::timeout;
 
-use crate::{Bench, consume, expect_in, filled, next, plain, queue, to};
+use crate::{Fixture, consume, expect_in, filled, next, plain, queue, to};
 
 /// Far less than the operation timeout, and room for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -95,16 +95,16 @@ async fn every_channel_that_the_broker_allows_can_be_used_and_one_more_fails_at_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_and_forty_seven_names_are_channels_and_the_next_fails_at_once() -> Result<()> {
-    let bench = Bench::new().await?;
+    let fixture = Fixture::new().await?;
     let mut channels = Vec::new();
     for number in 0..2047 {
-        channels.push(bench.connections.channel(&number.to_string()).await?);
+        channels.push(fixture.connections.channel(&number.to_string()).await?);
     }
     let since = Instant::now();
-    at_limit(2047, bench.connections.channel("more").await.map(drop))?;
+    at_limit(2047, fixture.connections.channel("more").await.map(drop))?;
     ensure!(since.elapsed() < SOON, "it took {:?}", since.elapsed());
     channels[1000].close().await?;
-    bench.connections.channel("more").await?.queue_declare(queue("q")).await?;
+    fixture.connections.channel("more").await?.queue_declare(queue("q")).await?;
     Ok(())
 }
 
@@ -113,9 +113,12 @@ async fn a_user_with_too_many_channels_hears_it_in_the_brokers_words() -> Result
     // RabbitMQ counts a channel a moment after it is open, and may let one pass.
     let mut refused = 0;
     for round in 0..10 {
-        let bench = Bench::new().await?;
-        bench.host.put(&format!("/api/user-limits/{}/max-channels", bench.host.name()), json!({"value": 1})).await?;
-        let channel = bench.channel().await?;
+        let fixture = Fixture::new().await?;
+        fixture
+            .host
+            .put(&format!("/api/user-limits/{}/max-channels", fixture.host.name()), json!({"value": 1}))
+            .await?;
+        let channel = fixture.channel().await?;
         let requests = |channel: SetupChannel| async move {
             channel.queue_declare(queue("q")).await?;
             Ok(BasicConsumeArguments::new("q", ""))
@@ -130,7 +133,7 @@ async fn a_user_with_too_many_channels_hears_it_in_the_brokers_words() -> Result
             ensure!(text.contains("channels") && text.contains("limit"), "{text}");
             refused += 1;
         }
-        soon("closing", bench.connections.close_all()).await??;
+        soon("closing", fixture.connections.close_all()).await??;
     }
     println!("{refused} of 10 refused");
     ensure!(refused >= 5, "only {refused} of 10 were refused");

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Mutex, Once, PoisonError},
+    sync::{Mutex, Once, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -27,6 +27,19 @@ impl io::Write for Writer {
     }
 }
 
+struct Sender(mpsc::Sender<String>);
+
+impl io::Write for Sender {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = self.0.send(String::from_utf8_lossy(line).into_owned());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Keeps what is logged from now on, by all tests: look for names that only one of them has.
 pub fn keep() {
     static ONCE: Once = Once::new();
@@ -34,6 +47,15 @@ pub fn keep() {
         let lines = tracing_subscriber::fmt::layer().with_ansi(false).without_time().with_writer(|| Writer);
         let _ = tracing_subscriber::registry().with(lines).with(LevelFilter::WARN).try_init();
     });
+}
+
+/// What is logged while `work` runs, on this thread.
+pub fn during(work: impl FnOnce()) -> String {
+    let (lines, written) = mpsc::channel();
+    let writer = move || Sender(lines.clone());
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).without_time().with_writer(writer);
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
+    written.try_iter().collect()
 }
 
 /// The lines with all of these words.

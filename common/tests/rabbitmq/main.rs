@@ -41,12 +41,12 @@ use testbed::{Broker, VirtualHost};
 use tokio::time::timeout;
 
 /// A virtual host of the test's own, and a manager connected to it.
-struct Bench {
+struct Fixture {
     host: VirtualHost<'static>,
     connections: ConnectionManager,
 }
 
-impl Bench {
+impl Fixture {
     async fn new() -> Result<Self> {
         Self::with(|options| options).await
     }

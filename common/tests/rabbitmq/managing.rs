@@ -14,7 +14,7 @@ use common::{ConnectOptions, ConnectionManager, Error, SetupChannel};
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 
-use crate::{Bench, expect_in, plain, queue, to};
+use crate::{Fixture, expect_in, plain, queue, to};
 
 #[tokio::test]
 async fn a_manager_that_is_never_used_dials_nothing() -> Result<()> {
@@ -29,10 +29,10 @@ async fn a_manager_that_is_never_used_dials_nothing() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_tasks_at_once_get_one_connection_and_one_channel() -> Result<()> {
-    let bench = Bench::new().await?;
+    let fixture = Fixture::new().await?;
     let mut tasks = JoinSet::new();
     for number in 0..50 {
-        let connections = bench.connections.clone();
+        let connections = fixture.connections.clone();
         tasks.spawn(async move {
             let channel = connections.channel("shared").await?;
             channel.queue_declare(queue(&format!("q{number}"))).await
@@ -41,30 +41,30 @@ async fn many_tasks_at_once_get_one_connection_and_one_channel() -> Result<()> {
     for outcome in tasks.join_all().await {
         outcome?;
     }
-    ensure!(bench.connection_names().await?.len() == 1, "more than one connection");
-    ensure!(bench.channels().await? == 1, "more than one channel");
+    ensure!(fixture.connection_names().await?.len() == 1, "more than one connection");
+    ensure!(fixture.channels().await? == 1, "more than one channel");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_closed_channel_is_opened_anew_when_asked_for() -> Result<()> {
-    let bench = Bench::new().await?;
-    let first = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let first = fixture.channel().await?;
     first.queue_declare(queue("q")).await?;
     first.close().await?;
     ensure!(
         matches!(first.publish(to("q"), plain(), "x").await, Err(Error::Shutdown(_))),
         "a closed channel publishes"
     );
-    let second = bench.channel().await?;
+    let second = fixture.channel().await?;
     second.publish(to("q"), plain(), "y").await?;
     expect_in(&second, "q", "y").await
 }
 
 #[tokio::test]
 async fn errors_have_the_brokers_own_words_and_the_channel_goes_on() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     for _ in 0..3 {
         let error = channel.queue_declare(QueueDeclareArguments::new("q")).await.expect_err("another declaration");
@@ -79,14 +79,14 @@ async fn errors_have_the_brokers_own_words_and_the_channel_goes_on() -> Result<(
         let error = channel.queue_declare(missing).await.expect_err("a passive declaration");
         ensure!(error.to_string().contains("404 NOT_FOUND - no queue 'missing'"), "{error}");
     }
-    ensure!(bench.connection_names().await?.len() == 1, "the connection changed");
+    ensure!(fixture.connection_names().await?.len() == 1, "the connection changed");
     Ok(())
 }
 
 #[tokio::test]
 async fn setup_steps_run_in_order_at_each_opening_and_a_failed_first_run_is_not_kept() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let ran = Arc::new(Mutex::new(Vec::new()));
     for step in ["first", "second"] {
         let ran = ran.clone();
@@ -112,8 +112,8 @@ async fn setup_steps_run_in_order_at_each_opening_and_a_failed_first_run_is_not_
 
 #[tokio::test]
 async fn what_a_setup_declares_is_there_again_when_the_channel_is() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let declare = |channel: common::SetupChannel| async move {
         channel.exchange_declare(ExchangeDeclareArguments::new("logs", "fanout")).await
     };
@@ -126,20 +126,20 @@ async fn what_a_setup_declares_is_there_again_when_the_channel_is() -> Result<()
 
 #[tokio::test]
 async fn close_all_twice_and_at_once_is_one_end() -> Result<()> {
-    let bench = Bench::new().await?;
-    bench.channel().await?;
-    let (one, other) = tokio::join!(bench.connections.close_all(), bench.connections.close_all());
+    let fixture = Fixture::new().await?;
+    fixture.channel().await?;
+    let (one, other) = tokio::join!(fixture.connections.close_all(), fixture.connections.close_all());
     one.and(other)?;
-    bench.connections.close_all().await?;
-    gone(&bench.host).await?;
-    let error = bench.connections.channel("later").await.err().context("a channel after the end")?;
+    fixture.connections.close_all().await?;
+    gone(&fixture.host).await?;
+    let error = fixture.connections.channel("later").await.err().context("a channel after the end")?;
     ensure!(matches!(error, Error::Shutdown(_)), "{error}");
     Ok(())
 }
 
 #[tokio::test]
 async fn dropping_the_last_handle_ends_the_connection() -> Result<()> {
-    let Bench { host, connections } = Bench::new().await?;
+    let Fixture { host, connections } = Fixture::new().await?;
     let channel = connections.channel("kept").await?;
     drop(connections);
     // A channel holds its manager.
@@ -200,13 +200,13 @@ async fn a_port_that_accepts_and_says_nothing_is_an_error_in_time() -> Result<()
 /// name as it says that there is no right to publish there.
 #[tokio::test]
 async fn a_setup_over_which_the_connection_is_closed_each_time_fails_soon() -> Result<()> {
-    let bench = Bench::new().await?;
-    if bench.host.broker().skip_below("4.3").await? {
+    let fixture = Fixture::new().await?;
+    if fixture.host.broker().skip_below("4.3").await? {
         return Ok(());
     }
     let rights = json!({"configure": ".*", "write": "^(q|amq\\.default)$", "read": ".*"});
-    bench.host.put(&format!("/api/permissions/{{vhost}}/{}", bench.host.name()), rights).await?;
-    let (channel, other) = (bench.channel().await?, bench.connections.channel("other").await?);
+    fixture.host.put(&format!("/api/permissions/{{vhost}}/{}", fixture.host.name()), rights).await?;
+    let (channel, other) = (fixture.channel().await?, fixture.connections.channel("other").await?);
     let refused = |outcome: common::Result<()>| match outcome {
         Err(Error::Lost { code: Some(541), .. }) => Ok(()),
         outcome => Err(anyhow::anyhow!("{outcome:?}")),

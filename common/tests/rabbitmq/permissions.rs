@@ -9,7 +9,7 @@ use common::{ConnectionManager, Error};
 use serde_json::json;
 use testbed::Broker;
 
-use crate::{Bench, consume, expect_in, plain, queue, to};
+use crate::{Fixture, consume, expect_in, plain, queue, to};
 
 /// Refused with 403, naming the right that is missing; and the channel goes on.
 fn lacks<T>(right: &str, what: &str, outcome: Result<T, Error>) -> Result<()> {
@@ -23,7 +23,7 @@ fn lacks<T>(right: &str, what: &str, outcome: Result<T, Error>) -> Result<()> {
 
 #[tokio::test]
 async fn a_missing_right_is_named() -> Result<()> {
-    let owner = Bench::new().await?;
+    let owner = Fixture::new().await?;
     let visitor = Broker::shared().await?.virtual_host().await?;
     let own = json!({"configure": "^own", "write": "^own", "read": "^own"});
     owner.host.put(&format!("/api/permissions/{{vhost}}/{}", visitor.name()), own).await?;
@@ -53,8 +53,8 @@ async fn a_missing_right_is_named() -> Result<()> {
 
 #[tokio::test]
 async fn a_queue_that_another_consumer_has_for_itself_is_no_missing_right() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(QueueDeclareArguments::durable_client_named("q")).await?;
     let exclusive = |_| async { Ok(BasicConsumeArguments::new("q", "").exclusive(true).finish()) };
     let _first = channel.consume(exclusive).await?;

@@ -7,12 +7,12 @@ use anyhow::{Context, Result, ensure};
 use common::{ConnectionManager, Error, quorum_queue, table};
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::{Bench, expect_empty, expect_in, filled, plain, queue, to};
+use crate::{Fixture, expect_empty, expect_in, filled, plain, queue, to};
 
 #[tokio::test]
 async fn a_published_message_is_in_the_queue_when_publish_returns() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     for arguments in [queue("classic"), quorum_queue("quorum")] {
         let name = channel.queue_declare(arguments).await?.name;
         for body in ["one", "", "three"] {
@@ -28,10 +28,10 @@ async fn a_published_message_is_in_the_queue_when_publish_returns() -> Result<()
 
 #[tokio::test]
 async fn the_fourteen_properties_arrive_as_they_were_sent() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
-    let user = bench.host.name();
+    let user = fixture.host.name();
     let properties = BasicProperties::default()
         .with_content_type("text/plain")
         .with_content_encoding("identity")
@@ -78,8 +78,8 @@ async fn the_fourteen_properties_arrive_as_they_were_sent() -> Result<()> {
 
 #[tokio::test]
 async fn an_unroutable_message_is_an_error_when_mandatory_and_gone_when_not() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.publish(to("nowhere"), plain(), "lost").await?;
 
     let mandatory = to("nowhere").mandatory(true).finish();
@@ -95,8 +95,8 @@ async fn an_unroutable_message_is_an_error_when_mandatory_and_gone_when_not() ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_mixed_publishes_each_get_their_own_outcome() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(quorum_queue("quorum")).await?;
     channel.queue_declare(queue("classic")).await?;
     channel.queue_declare(queue("full").with("x-max-length", 1).with("x-overflow", "reject-publish")).await?;
@@ -125,8 +125,8 @@ async fn thousands_of_mixed_publishes_each_get_their_own_outcome() -> Result<()>
 
 #[tokio::test]
 async fn publishing_to_a_missing_exchange_is_an_error_and_the_channel_goes_on() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     for _ in 0..3 {
         let missing = BasicPublishArguments::new("missing", "key");
@@ -136,22 +136,22 @@ async fn publishing_to_a_missing_exchange_is_an_error_and_the_channel_goes_on() 
         channel.publish(to("q"), plain(), "y").await?;
         expect_in(&channel, "q", "y").await?;
     }
-    ensure!(bench.connection_names().await?.len() == 1, "the connection changed");
+    ensure!(fixture.connection_names().await?.len() == 1, "the connection changed");
     Ok(())
 }
 
 #[tokio::test]
 async fn closing_loses_nothing_that_was_enqueued() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     for number in 0..20_000 {
         // Nobody waits for the confirms.
         drop(channel.publish_with_deferred_confirm(to("q"), plain(), number.to_string()).await?);
     }
-    bench.connections.close_all().await?;
+    fixture.connections.close_all().await?;
 
-    let again = ConnectionManager::new(bench.host.url().parse()?);
+    let again = ConnectionManager::new(fixture.host.url().parse()?);
     let declared = again.channel("count").await?.queue_declare(queue("q")).await?;
     ensure!(declared.messages == 20_000, "{} of 20,000 arrived", declared.messages);
     again.close_all().await?;
@@ -160,8 +160,8 @@ async fn closing_loses_nothing_that_was_enqueued() -> Result<()> {
 
 #[tokio::test]
 async fn a_publish_can_be_dropped_at_any_point() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     let body = vec![b'x'; 100_000];
     for round in 0..2_000_u64 {

@@ -16,23 +16,23 @@ use common::{ConnectOptions, ConnectionManager, Error, Event, SetupChannel};
 use testbed::Broker;
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, queue, to};
+use crate::{Fixture, consume, expect_empty, expect_in, filled, next, plain, queue, to};
 
 #[tokio::test]
 async fn each_change_of_the_connection_is_an_event() -> Result<()> {
-    let bench = Bench::new().await?;
+    let fixture = Fixture::new().await?;
     // A reader that is late misses what is over, so this one does nothing else.
-    let mut heard = bench.connections.events();
+    let mut heard = fixture.connections.events();
     let (sender, mut events) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(event) = heard.next().await {
             let _ = sender.send(event);
         }
     });
-    bench.channel().await?;
+    fixture.channel().await?;
     ensure!(matches!(events.recv().await, Some(Event::Connected)), "not connected");
     for _ in 0..3 {
-        bench.host.close_all_connections().await?;
+        fixture.host.close_all_connections().await?;
         match events.recv().await {
             Some(Event::Lost(Error::Lost { code: Some(320), reason })) => {
                 ensure!(reason.contains("CONNECTION_FORCED"), "{reason}");
@@ -41,9 +41,9 @@ async fn each_change_of_the_connection_is_an_event() -> Result<()> {
         }
         ensure!(matches!(events.recv().await, Some(Event::Recovered)), "not recovered");
     }
-    bench.connections.close_all().await?;
+    fixture.connections.close_all().await?;
     ensure!(matches!(events.recv().await, Some(Event::Closed)), "not closed");
-    ensure!(events.recv().await.is_none() && bench.connections.is_closed(), "events after the end");
+    ensure!(events.recv().await.is_none() && fixture.connections.is_closed(), "events after the end");
     Ok(())
 }
 
@@ -57,12 +57,12 @@ async fn a_server_named_queue_with_bindings_is_back_under_another_name() -> Resu
         }
         Ok(BasicConsumeArguments::new(&queue.name, "").auto_ack(true).finish())
     }
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut logs = channel.consume(subscribe).await?;
     for _ in 0..3 {
         let before = logs.queue();
-        bench.host.close_all_connections().await?;
+        fixture.host.close_all_connections().await?;
         // Back when a message finds it again.
         timeout(Duration::from_secs(20), async {
             loop {
@@ -84,15 +84,15 @@ async fn a_server_named_queue_with_bindings_is_back_under_another_name() -> Resu
 
 #[tokio::test]
 async fn publishing_waits_for_the_connection_and_nothing_confirmed_is_lost() -> Result<()> {
-    let bench = Arc::new(Bench::new().await?);
-    let channel = bench.channel().await?;
+    let fixture = Arc::new(Fixture::new().await?);
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     let cutter = {
-        let bench = bench.clone();
+        let fixture = fixture.clone();
         tokio::spawn(async move {
-            let mut events = bench.connections.events();
+            let mut events = fixture.connections.events();
             for _ in 0..10 {
-                bench.host.close_all_connections().await?;
+                fixture.host.close_all_connections().await?;
                 while !matches!(events.next().await, Some(Event::Recovered)) {}
             }
             Ok::<_, anyhow::Error>(())
@@ -121,8 +121,8 @@ async fn publishing_waits_for_the_connection_and_nothing_confirmed_is_lost() -> 
 
 #[tokio::test]
 async fn at_least_once_goes_on_until_it_is_confirmed() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("full").with("x-max-length", 1).with("x-overflow", "reject-publish")).await?;
     channel.publish(to("full"), plain(), "in the way").await?;
     let publishing = {
@@ -131,7 +131,7 @@ async fn at_least_once_goes_on_until_it_is_confirmed() -> Result<()> {
     };
     let error = channel.publish(to("full"), plain(), "no").await.expect_err("full");
     ensure!(matches!(error, Error::Nacked), "{error}");
-    bench.host.close_all_connections().await?;
+    fixture.host.close_all_connections().await?;
     ensure!(!publishing.is_finished(), "confirmed by a full queue");
     expect_in(&channel, "full", "in the way").await?;
     timeout(Duration::from_secs(20), publishing).await???;
@@ -145,8 +145,8 @@ async fn at_least_once_goes_on_until_it_is_confirmed() -> Result<()> {
 
 #[tokio::test]
 async fn a_transaction_is_all_or_nothing() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     let outcome = channel
         .transaction(|transaction| async move {
@@ -183,17 +183,17 @@ async fn a_transaction_is_all_or_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn a_channel_without_confirms_publishes_and_flushes_when_closed() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.connections.channel_without_confirms("fast").await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.connections.channel_without_confirms("fast").await?;
     channel.queue_declare(queue("q")).await?;
     for number in 0..5_000 {
         channel.publish(to("q"), plain(), number.to_string()).await?;
     }
     let refused = channel.publish(to("q").mandatory(true).finish(), plain(), "x").await;
     ensure!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
-    ensure!(bench.connections.channel("fast").await.is_err(), "one name, two kinds");
-    bench.connections.close_all().await?;
-    let again = ConnectionManager::new(bench.host.url().parse()?);
+    ensure!(fixture.connections.channel("fast").await.is_err(), "one name, two kinds");
+    fixture.connections.close_all().await?;
+    let again = ConnectionManager::new(fixture.host.url().parse()?);
     let declared = again.channel("count").await?.queue_declare(queue("q")).await?;
     ensure!(declared.messages == 5_000, "{}", declared.messages);
     Ok(())
@@ -230,15 +230,15 @@ async fn what_is_in_flight_is_bounded() -> Result<()> {
 
 #[tokio::test]
 async fn the_next_host_is_tried_when_one_does_not_answer() -> Result<()> {
-    let bench = Bench::new().await?;
-    let url = bench.host.url();
+    let fixture = Fixture::new().await?;
+    let url = fixture.host.url();
     let (user, rest) = url.split_once('@').context("a user")?;
     // Nobody listens on port 1.
     let connections = ConnectionManager::new(format!("{user}@127.0.0.1:1,{rest}").parse()?);
     let channel = connections.channel("test").await?;
     channel.queue_declare(queue("q")).await?;
     for _ in 0..2 {
-        bench.host.close_all_connections().await?;
+        fixture.host.close_all_connections().await?;
         channel.publish_at_least_once(to("q"), plain(), "x").await?;
     }
     connections.close_all().await?;

@@ -12,7 +12,7 @@ use serde_json::json;
 use testbed::Broker;
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::{Bench, expect_empty, expect_in, logs, plain, queue, to};
+use crate::{Fixture, expect_empty, expect_in, logs, plain, queue, to};
 
 fn with_headers(bytes: usize) -> Result<BasicProperties> {
     let headers: FieldTable = table([("text", "x".repeat(bytes))])?;
@@ -53,11 +53,11 @@ async fn headers_are_measured(channel: &Channel, frame_max: usize) -> Result<()>
 
 #[tokio::test]
 async fn headers_too_large_for_a_frame_are_refused_and_the_connection_goes_on() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
-    let before = bench.connection_names().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
+    let before = fixture.connection_names().await?;
     headers_are_measured(&channel, 131_072).await?;
-    ensure!(bench.connection_names().await? == before, "the connection changed");
+    ensure!(fixture.connection_names().await? == before, "the connection changed");
     Ok(())
 }
 
@@ -77,9 +77,9 @@ async fn a_small_frame_max_bounds_headers_and_cuts_bodies() -> Result<()> {
 /// RabbitMQ's answer to a missing exchange is cut at 255 bytes, and 3.10 does that inside a letter, 4.3 fails (541).
 #[tokio::test]
 async fn an_exchange_name_that_rabbitmq_cannot_repeat_is_refused_and_every_other_is_tried() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
-    let before = bench.connection_names().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
+    let before = fixture.connection_names().await?;
     for (name, is_cut_badly) in [
         ("щ".repeat(120), true),
         (format!("n{}", "щ".repeat(120)), true),
@@ -100,14 +100,14 @@ async fn an_exchange_name_that_rabbitmq_cannot_repeat_is_refused_and_every_other
             ensure!(as_expected, "{name}: {error}");
         }
     }
-    ensure!(bench.connection_names().await? == before, "the connection changed");
+    ensure!(fixture.connection_names().await? == before, "the connection changed");
     Ok(())
 }
 
 #[tokio::test]
 async fn an_expiration_that_is_no_number_is_refused() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     for expiration in ["soon", "-1", "", "1.5", "7 "] {
         let properties = BasicProperties::default().with_expiration(expiration).finish();
         let error = channel.publish(to("q"), properties, "x").await.expect_err(expiration);
@@ -122,12 +122,12 @@ async fn an_expiration_that_is_no_number_is_refused() -> Result<()> {
 /// RabbitMQ takes a channel's messages in order, and ignores those behind the one that it refuses.
 #[tokio::test]
 async fn of_messages_on_their_way_the_refused_one_is_known_and_those_behind_it_have_not_arrived() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
-    let user = bench.host.name();
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
+    let user = fixture.host.name();
     let topics = json!({"exchange": "topics", "write": "^allowed", "read": ".*"});
     channel.exchange_declare(ExchangeDeclareArguments::new("topics", "topic")).await?;
-    bench.host.put(&format!("/api/topic-permissions/{{vhost}}/{user}"), topics).await?;
+    fixture.host.put(&format!("/api/topic-permissions/{{vhost}}/{user}"), topics).await?;
     channel.exchange_declare(ExchangeDeclareArguments::new("inside", "fanout").internal(true).finish()).await?;
     channel.queue_declare(queue("q")).await?;
     let foreign = BasicProperties::default().with_user_id("somebody").finish();
@@ -182,8 +182,8 @@ async fn of_messages_on_their_way_the_refused_one_is_known_and_those_behind_it_h
 async fn beside_a_refused_message_the_others_arrive_and_the_guilty_one_is_told() -> Result<()> {
     const TASKS: u32 = 49;
     const EACH: u32 = 40;
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(common::quorum_queue("q")).await?;
     let mut steady = JoinSet::new();
     for task in 0..TASKS {
@@ -215,13 +215,13 @@ async fn beside_a_refused_message_the_others_arrive_and_the_guilty_one_is_told()
 /// No right to write there, and a name that RabbitMQ 4.3 would have to cut when it says so: it ends the connection.
 #[tokio::test]
 async fn what_ends_the_connection_each_time_is_not_sent_for_ever() -> Result<()> {
-    let bench = Bench::new().await?;
-    if bench.host.broker().skip_below("4.3").await? {
+    let fixture = Fixture::new().await?;
+    if fixture.host.broker().skip_below("4.3").await? {
         return Ok(());
     }
     let rights = json!({"configure": ".*", "write": "^(q|amq\\.default)$", "read": ".*"});
-    bench.host.put(&format!("/api/permissions/{{vhost}}/{}", bench.host.name()), rights).await?;
-    let channel = bench.channel().await?;
+    fixture.host.put(&format!("/api/permissions/{{vhost}}/{}", fixture.host.name()), rights).await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     let name = "щ".repeat(100);
     let evil = channel.publish_at_least_once(BasicPublishArguments::new(&name, ""), plain(), "x");
@@ -236,15 +236,15 @@ async fn what_ends_the_connection_each_time_is_not_sent_for_ever() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_misspelt_exchange_that_nobody_hears_of_is_logged_once_and_slows_down_only_itself() -> Result<()> {
     logs::keep();
-    let bench = Bench::new().await?;
-    let host = bench.host.name().to_owned();
+    let fixture = Fixture::new().await?;
+    let host = fixture.host.name().to_owned();
     let before = {
-        bench.channel().await?;
-        bench.connection_names().await?
+        fixture.channel().await?;
+        fixture.connection_names().await?
     };
-    let client = RpcClient::new(&bench.connections.channel("client").await?).await?;
-    let without = bench.connections.channel_without_confirms("without").await?;
-    let dropped = bench.connections.channel("dropped").await?;
+    let client = RpcClient::new(&fixture.connections.channel("client").await?).await?;
+    let without = fixture.connections.channel_without_confirms("without").await?;
+    let dropped = fixture.connections.channel("dropped").await?;
     let mut storms = JoinSet::new();
     for (channel, exchange) in
         [(without, format!("misspelt-without-{host}")), (dropped, format!("misspelt-dropped-{host}"))]
@@ -274,7 +274,7 @@ async fn a_misspelt_exchange_that_nobody_hears_of_is_logged_once_and_slows_down_
         calls += 1;
     }
     println!("{calls} calls beside them");
-    ensure!(bench.connection_names().await? == before, "the connection changed");
+    ensure!(fixture.connection_names().await? == before, "the connection changed");
     for exchange in [format!("misspelt-without-{host}"), format!("misspelt-dropped-{host}")] {
         let lines = logs::with(&[&exchange]);
         ensure!(lines.len() == 1, "{lines:?}");
@@ -285,16 +285,16 @@ async fn a_misspelt_exchange_that_nobody_hears_of_is_logged_once_and_slows_down_
 /// Nobody may be kept from publishing for ever by messages that are never confirmed.
 #[tokio::test]
 async fn messages_that_are_never_confirmed_do_not_use_up_the_channel_for_ever() -> Result<()> {
-    let bench = Bench::with(|options: ConnectOptions| options.operation_timeout(Duration::from_secs(2))).await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::with(|options: ConnectOptions| options.operation_timeout(Duration::from_secs(2))).await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(QueueDeclareArguments::durable_client_named("stuck")).await?;
     channel.queue_declare(queue("q")).await?;
     let stop = format!(
         "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{}\">>, queue, <<\"stuck\">>)), \
          sys:suspend(amqqueue:get_pid(Q)).",
-        bench.host.name()
+        fixture.host.name()
     );
-    bench.host.broker().rabbitmqctl(&["eval", &stop]).await?;
+    fixture.host.broker().rabbitmqctl(&["eval", &stop]).await?;
     let mut confirms = Vec::new();
     for _ in 0..16 {
         confirms.push(channel.publish_with_deferred_confirm(to("stuck"), plain(), vec![0; (1 << 20) - 1_024]).await?);

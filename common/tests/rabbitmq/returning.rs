@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{Bench, consume, next, plain, queue, to};
+use crate::{Fixture, consume, next, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,12 +49,12 @@ async fn worker(channel: &Channel, failures: usize) -> Result<mpsc::UnboundedRec
 #[tokio::test]
 async fn a_task_that_fails_goes_back_after_growing_pauses_and_does_not_count_where_rabbitmq_can_do_that() -> Result<()>
 {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut told = worker(&channel, 4).await?;
     let mut failed = consume(&channel, "failed", true).await?;
     channel.publish(to("jobs"), plain(), json!({"fails": true}).to_string()).await?;
-    let version = bench.host.broker().version().await?;
+    let version = fixture.host.broker().version().await?;
     let counts = ["3.", "4.0", "4.1", "4.2"].iter().any(|older| version.starts_with(older));
     let times = if counts { 3 } else { 5 };
     let mut came = Vec::new();
@@ -80,11 +80,11 @@ async fn a_task_that_fails_goes_back_after_growing_pauses_and_does_not_count_whe
 
 #[tokio::test]
 async fn a_message_may_fail_25_times_in_a_handler_where_rabbitmq_does_not_count_returns() -> Result<()> {
-    let bench = Bench::new().await?;
-    if bench.host.broker().skip_below("4.3").await? {
+    let fixture = Fixture::new().await?;
+    if fixture.host.broker().skip_below("4.3").await? {
         return Ok(());
     }
-    let channel = bench.channel().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(quorum_queue("q")).await?;
     channel.publish(to("q"), plain(), "x").await?;
     let again = ProcessOptions { requeue: true, reject_on_redelivered: false };
@@ -99,10 +99,10 @@ async fn a_message_may_fail_25_times_in_a_handler_where_rabbitmq_does_not_count_
 /// A lost channel counts on every RabbitMQ that we know: the message is not lost if there is a dead-letter exchange.
 #[tokio::test]
 async fn a_message_whose_connection_is_lost_again_and_again_is_dead_lettered() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut jobs = channel.consume(jobs).await?;
-    let mut failed = bench
+    let mut failed = fixture
         .connections
         .channel("failed")
         .await?
@@ -116,7 +116,7 @@ async fn a_message_whose_connection_is_lost_again_and_again_is_dead_lettered() -
         tokio::select! {
             job = jobs.try_next() => {
                 let job = job?.context("the stream ended")?;
-                bench.host.close_all_connections().await?;
+                fixture.host.close_all_connections().await?;
                 drop(job);
             }
             dead = next(&mut failed) => break dead?,
@@ -129,8 +129,8 @@ async fn a_message_whose_connection_is_lost_again_and_again_is_dead_lettered() -
 
 #[tokio::test]
 async fn a_worker_that_stops_gives_back_at_once_what_waits_for_its_next_chance() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let (stop, stopped) = oneshot::channel::<()>();
     let (seen, mut told) = mpsc::unbounded_channel();
     let handler = move |task: Value| {

@@ -13,7 +13,7 @@ use common::{
 };
 use tokio::{sync::oneshot, task::JoinSet};
 
-use crate::{Bench, consume, expect_empty, next, plain, queue, to};
+use crate::{Fixture, consume, expect_empty, next, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -55,8 +55,8 @@ async fn serve(channel: &Channel) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_of_many_calls_gets_its_own_reply() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     serve(&channel).await?;
     for replies in BOTH {
         let client = replies.client(&channel).await?;
@@ -75,8 +75,8 @@ async fn each_of_many_calls_gets_its_own_reply() -> Result<()> {
 
 #[tokio::test]
 async fn an_error_and_a_panic_are_error_replies_and_the_server_goes_on() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     serve(&channel).await?;
     let client = RpcClient::direct(&channel).await?;
     for (request, words) in [("abc", "invalid digit"), ("", "empty string"), ("panic", "the server failed")] {
@@ -89,9 +89,9 @@ async fn an_error_and_a_panic_are_error_replies_and_the_server_goes_on() -> Resu
 
 #[tokio::test]
 async fn a_call_to_nobody_fails_at_once() -> Result<()> {
-    let bench = Bench::new().await?;
+    let fixture = Fixture::new().await?;
     for replies in BOTH {
-        let client = replies.client(&bench.channel().await?).await?;
+        let client = replies.client(&fixture.channel().await?).await?;
         let since = Instant::now();
         let error = client.call("nobody", "x", PATIENCE).await.expect_err("no queue");
         ensure!(matches!(error, Error::Unroutable(_)) && since.elapsed() < Duration::from_secs(5), "{error}");
@@ -102,8 +102,8 @@ async fn a_call_to_nobody_fails_at_once() -> Result<()> {
 
 #[tokio::test]
 async fn a_call_without_a_server_ends_at_its_timeout_and_its_request_expires() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("double")).await?;
     let client = RpcClient::new(&channel).await?;
     let since = Instant::now();
@@ -121,8 +121,8 @@ async fn a_call_without_a_server_ends_at_its_timeout_and_its_request_expires() -
 
 #[tokio::test]
 async fn a_dropped_call_leaves_nothing_behind_and_its_late_reply_harms_nobody() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let client = RpcClient::new(&channel).await?;
     let (release, released) = oneshot::channel::<()>();
     let released = std::sync::Mutex::new(Some(released));
@@ -155,8 +155,8 @@ async fn a_lost_connection_ends_all_calls_at_once_and_the_next_ones_work() -> Re
 }
 
 async fn a_lost_connection_ends_all_calls(replies: Replies) -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let client = replies.client(&channel).await?;
     channel.queue_declare(queue("double")).await?;
     for _ in 0..3 {
@@ -168,7 +168,7 @@ async fn a_lost_connection_ends_all_calls(replies: Replies) -> Result<()> {
         // All requests are in the queue, so all calls wait for a reply.
         while channel.queue_declare(queue("double")).await?.messages < 20 {}
         let since = Instant::now();
-        bench.host.close_all_connections().await?;
+        fixture.host.close_all_connections().await?;
         for outcome in calls.join_all().await {
             let error = outcome.err().ok_or_else(|| anyhow::anyhow!("a reply from nobody"))?;
             ensure!(matches!(error, Error::Lost { .. } | Error::Unconfirmed { .. }), "{error}");
@@ -183,8 +183,8 @@ async fn a_lost_connection_ends_all_calls(replies: Replies) -> Result<()> {
 
 #[tokio::test]
 async fn a_request_without_reply_to_gets_no_reply_and_a_vanished_client_does_no_harm() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = RpcServer::new(&channel, requests).await?;
     let serving = tokio::spawn(server.serve_until(double, async { drop(stopped.await) }));
@@ -196,24 +196,24 @@ async fn a_request_without_reply_to_gets_no_reply_and_a_vanished_client_does_no_
     // All are acknowledged when it has ended.
     drop(stop);
     serving.await??;
-    bench.connections.close_all().await?;
-    let again = common::ConnectionManager::new(bench.host.url().parse()?);
+    fixture.connections.close_all().await?;
+    let again = common::ConnectionManager::new(fixture.host.url().parse()?);
     expect_empty(&again.channel("look").await?, "double").await
 }
 
 /// The queue for replies confirms nothing, as one without its majority does.
 #[tokio::test]
 async fn a_request_whose_reply_is_not_confirmed_goes_back_and_is_answered_again() -> Result<()> {
-    let bench = Bench::with(|options| options.operation_timeout(Duration::from_secs(3))).await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::with(|options| options.operation_timeout(Duration::from_secs(3))).await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("replies")).await?;
     let replies = async |what: &str| {
-        let host = bench.host.name();
+        let host = fixture.host.name();
         let queue = format!(
             "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{host}\">>, queue, <<\"replies\">>)), \
              sys:{what}(amqqueue:get_pid(Q))."
         );
-        bench.host.broker().rabbitmqctl(&["eval", &queue]).await
+        fixture.host.broker().rabbitmqctl(&["eval", &queue]).await
     };
     let (begun, mut beginnings) = tokio::sync::mpsc::unbounded_channel();
     let answer = move |request: Message| {
@@ -242,8 +242,8 @@ async fn a_request_whose_reply_is_not_confirmed_goes_back_and_is_answered_again(
 
 #[tokio::test]
 async fn a_server_that_forgets_the_correlation_id_is_named_as_the_cause() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let client = RpcClient::new(&channel).await?;
     let mut requests = consume(&channel, "forgetful", true).await?;
     for id in [None, Some("another")] {
@@ -294,8 +294,8 @@ async fn a_call_to_a_broker_without_memory_says_that_it_may_be_so() -> Result<()
 
 #[tokio::test]
 async fn any_future_stops_a_server() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = RpcServer::new(&channel, requests).await?;
     let serving = tokio::spawn(server.serve_until(double, stopped));

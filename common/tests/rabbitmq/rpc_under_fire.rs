@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    Bench, next, plain, queue,
+    Fixture, next, plain, queue,
     rpc::{BOTH, Replies},
 };
 
@@ -116,10 +116,10 @@ async fn ten_thousand_calls(replies: Replies) -> Result<()> {
 #[tokio::test]
 async fn a_server_that_dies_between_reply_and_acknowledgement_causes_a_second_reply_that_harms_nobody() -> Result<()> {
     for replies in BOTH {
-        let bench = Bench::new().await?;
-        let channel = bench.channel().await?;
+        let fixture = Fixture::new().await?;
+        let channel = fixture.channel().await?;
         let client = replies.client(&channel).await?;
-        let dying = Line::new(&bench.host).await?;
+        let dying = Line::new(&fixture.host).await?;
         let mut requests = dying.channel.consume(requests).await?;
         let call = tokio::spawn({
             let client = client.clone();
@@ -151,8 +151,8 @@ async fn a_server_that_dies_between_reply_and_acknowledgement_causes_a_second_re
 
 #[tokio::test]
 async fn a_server_that_is_stopped_answers_what_it_has_begun_and_leaves_the_rest_to_others() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let client = Replies::Queue.client(&channel).await?;
     let (begun, mut beginnings) = tokio::sync::mpsc::unbounded_channel();
     let go = Arc::new(Semaphore::new(0));

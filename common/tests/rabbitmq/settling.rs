@@ -4,7 +4,7 @@ use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
 use anyhow::{Context, Result, ensure};
 use common::{Channel, Delivery, Error, Message, Outcome, ProcessOptions, Settlement};
 
-use crate::{Bench, consume, expect_empty, expect_in, filled, next, plain, queue, to};
+use crate::{Fixture, consume, expect_empty, expect_in, filled, logs, next, plain, queue, to};
 
 async fn got(channel: &Channel) -> Result<Delivery> {
     channel.get(BasicGetArguments::new("q")).await?.context("the queue is empty")
@@ -12,8 +12,8 @@ async fn got(channel: &Channel) -> Result<Delivery> {
 
 #[tokio::test]
 async fn ack_forgets_nack_and_reject_requeue_or_drop() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", ["x".to_owned()]).await?;
 
     got(&channel).await?.nack(true).await?;
@@ -31,8 +31,8 @@ async fn ack_forgets_nack_and_reject_requeue_or_drop() -> Result<()> {
 
 #[tokio::test]
 async fn ack_multiple_settles_the_earlier_ones_and_settling_one_of_them_is_a_local_error() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", (0..4).map(|number| number.to_string())).await?;
     let mut consumer = consume(&channel, "q", false).await?;
     let first = next(&mut consumer).await?;
@@ -52,14 +52,30 @@ async fn ack_multiple_settles_the_earlier_ones_and_settling_one_of_them_is_a_loc
 }
 
 #[tokio::test]
+async fn only_a_delivery_that_nothing_has_settled_is_warned_of_when_it_is_dropped() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
+    filled(&channel, "q", (0..3).map(|number| number.to_string())).await?;
+    let mut consumer = consume(&channel, "q", false).await?;
+    let earlier = next(&mut consumer).await?;
+    next(&mut consumer).await?.ack_multiple().await?;
+    let settled = logs::during(|| drop(earlier));
+    ensure!(settled.is_empty(), "{settled}");
+    let last = next(&mut consumer).await?;
+    let unsettled = logs::during(|| drop(last));
+    ensure!(unsettled.contains("delivery 3 was dropped unsettled"), "{unsettled}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn settling_after_the_loss_of_the_connection_is_too_late_and_no_error() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", ["x".to_owned()]).await?;
     let mut consumer = consume(&channel, "q", false).await?;
     for _ in 0..3 {
         let delivery = next(&mut consumer).await?;
-        bench.host.close_all_connections().await?;
+        fixture.host.close_all_connections().await?;
         // The next delivery proves that the loss is known: it comes over the new connection.
         let again = next(&mut consumer).await?;
         ensure!(again.redelivered && again.text() == "x", "{again:?}");
@@ -72,8 +88,8 @@ async fn settling_after_the_loss_of_the_connection_is_too_late_and_no_error() ->
 
 #[tokio::test]
 async fn a_delivery_dropped_unsettled_comes_back_when_its_consumer_ends() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", ["forgotten".to_owned()]).await?;
     let mut consumer = consume(&channel, "q", false).await?;
     drop(next(&mut consumer).await?);
@@ -88,8 +104,8 @@ async fn a_delivery_dropped_unsettled_comes_back_when_its_consumer_ends() -> Res
 
 #[tokio::test]
 async fn the_handlers_value_decides() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", ["x".to_owned()]).await?;
     let usual = ProcessOptions::default();
 
@@ -110,8 +126,8 @@ async fn a_failed_handler_rejects_requeues_or_requeues_once() -> Result<()> {
     async fn panicking(_: Message) -> Result<(), Error> {
         panic!("a panic of the test's")
     }
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let requeue = ProcessOptions { requeue: true, ..ProcessOptions::default() };
     let once = ProcessOptions { requeue: true, reject_on_redelivered: true };
 
@@ -132,8 +148,8 @@ async fn a_failed_handler_rejects_requeues_or_requeues_once() -> Result<()> {
 
 #[tokio::test]
 async fn a_body_is_read_as_text_or_json() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", [r#"{"x": 6}"#.to_owned()]).await?;
     channel.publish(to("q"), plain(), vec![b'a', 0xff, b'b']).await?;
 
@@ -149,8 +165,8 @@ async fn a_body_is_read_as_text_or_json() -> Result<()> {
 
 #[tokio::test]
 async fn a_message_over_the_size_limit_is_dead_lettered_and_the_next_one_comes() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("too large")).await?;
     let dead_letters = queue("q").with("x-dead-letter-exchange", "").with("x-dead-letter-routing-key", "too large");
     channel.queue_declare(dead_letters).await?;

@@ -14,18 +14,18 @@ use anyhow::{Context, Result, ensure};
 use common::{Channel, ConnectionManager, Error, Event, SetupChannel};
 use tokio::time::{sleep, timeout};
 
-use crate::{Bench, consume, expect_in, next, plain, queue, to};
+use crate::{Fixture, consume, expect_in, next, plain, queue, to};
 
 const ROOM: Duration = Duration::from_secs(30);
 
-async fn bench_with_short_deadlines() -> Result<Bench> {
-    Bench::with(|options| options.operation_timeout(Duration::from_secs(2))).await
+async fn bench_with_short_deadlines() -> Result<Fixture> {
+    Fixture::with(|options| options.operation_timeout(Duration::from_secs(2))).await
 }
 
 /// Cuts the connection and waits for the next one.
-async fn cut(bench: &Bench) -> Result<()> {
-    let mut events = bench.connections.events();
-    bench.host.close_all_connections().await?;
+async fn cut(fixture: &Fixture) -> Result<()> {
+    let mut events = fixture.connections.events();
+    fixture.host.close_all_connections().await?;
     while !matches!(timeout(ROOM, events.next()).await?.context("closed")?, Event::Lost(_)) {}
     Ok(())
 }
@@ -37,8 +37,8 @@ async fn publish(channel: &Channel, name: &str, body: &str) -> Result<()> {
 
 #[tokio::test]
 async fn a_setup_dropped_half_way_leaves_nothing_behind() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let runs = Arc::new(AtomicUsize::new(0));
     let (begun, mut beginning) = tokio::sync::mpsc::unbounded_channel();
     let counted = runs.clone();
@@ -57,7 +57,7 @@ async fn a_setup_dropped_half_way_leaves_nothing_behind() -> Result<()> {
     }
     timeout(ROOM, channel.setup(|channel| async move { channel.queue_declare(queue("q")).await.map(drop) })).await??;
     timeout(ROOM, channel.publish(to("q"), plain(), "before")).await??;
-    cut(&bench).await?;
+    cut(&fixture).await?;
     publish(&channel, "q", "after").await?;
     expect_in(&channel, "q", "before").await?;
     expect_in(&channel, "q", "after").await?;
@@ -67,8 +67,8 @@ async fn a_setup_dropped_half_way_leaves_nothing_behind() -> Result<()> {
 
 #[tokio::test]
 async fn a_setup_that_panics_before_its_async_block_is_an_error_to_its_caller() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     fn panics(_: SetupChannel) -> std::future::Ready<common::Result<()>> {
         panic!("as told to")
     }
@@ -80,14 +80,14 @@ async fn a_setup_that_panics_before_its_async_block_is_an_error_to_its_caller() 
     channel.queue_declare(queue("q")).await?;
     publish(&channel, "q", "x").await?;
     timeout(ROOM, channel.close()).await??;
-    Ok(timeout(ROOM, bench.connections.close_all()).await??)
+    Ok(timeout(ROOM, fixture.connections.close_all()).await??)
 }
 
 /// Whatever goes wrong at a later run is retried: here by a panic, an error and an endless wait, before it succeeds.
 #[tokio::test]
 async fn a_setup_that_fails_at_later_runs_is_run_again() -> Result<()> {
-    let bench = bench_with_short_deadlines().await?;
-    let channel = bench.channel().await?;
+    let fixture = bench_with_short_deadlines().await?;
+    let channel = fixture.channel().await?;
     let (steps, subscriptions) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     async fn misbehave(run: usize) -> common::Result<()> {
         match run {
@@ -118,7 +118,7 @@ async fn a_setup_that_fails_at_later_runs_is_run_again() -> Result<()> {
         }
     };
     let mut consumer = channel.consume(subscribe).await?;
-    cut(&bench).await?;
+    cut(&fixture).await?;
     publish(&channel, "steps", "x").await?;
     publish(&channel, "q", "y").await?;
     ensure!(next(&mut consumer).await?.text() == "y");
@@ -128,25 +128,25 @@ async fn a_setup_that_fails_at_later_runs_is_run_again() -> Result<()> {
 
 #[tokio::test]
 async fn a_setup_that_never_ends_ends_by_its_deadline_and_closing_does_not_wait_for_it() -> Result<()> {
-    let bench = bench_with_short_deadlines().await?;
-    let channel = bench.channel().await?;
+    let fixture = bench_with_short_deadlines().await?;
+    let channel = fixture.channel().await?;
     let error = timeout(ROOM, channel.setup(|_| pending())).await?.expect_err("it never ends");
     ensure!(matches!(error, Error::Timeout { .. }) && error.to_string().contains("a setup function"), "{error}");
     let error = timeout(ROOM, channel.consume(|_| pending())).await?.err().context("it never ends")?;
     ensure!(matches!(error, Error::Timeout { .. }) && error.to_string().contains("a setup function"), "{error}");
 
     // The deadline is long now; closing is what ends them.
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let setting_up = tokio::spawn({
         let channel = channel.clone();
         async move { channel.setup(|_| pending()).await }
     });
-    let other = bench.connections.channel("other").await?;
+    let other = fixture.connections.channel("other").await?;
     let consuming = tokio::spawn(async move { other.consume(|_| pending()).await.map(drop) });
     channel.queue_declare(queue("q")).await?;
     timeout(Duration::from_secs(15), channel.close()).await??;
-    timeout(Duration::from_secs(15), bench.connections.close_all()).await??;
+    timeout(Duration::from_secs(15), fixture.connections.close_all()).await??;
     ensure!(matches!(setting_up.await?, Err(Error::Shutdown(_))));
     ensure!(matches!(consuming.await?, Err(Error::Shutdown(_))));
     Ok(())
@@ -162,8 +162,8 @@ async fn a_setup_that_uses_its_own_channel_is_refused_at_its_first_run() -> Resu
             other => other,
         }
     }
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     for way in 0..4 {
         let own = channel.clone();
@@ -187,14 +187,14 @@ async fn a_setup_that_uses_its_own_channel_is_refused_at_its_first_run() -> Resu
         ensure!(error.to_string() == "refused", "{way}: {error}");
     }
     // Another channel is no trouble, at later runs neither.
-    let other = bench.connections.channel("other").await?;
+    let other = fixture.connections.channel("other").await?;
     let step = move |_| {
         let other = other.clone();
         async move { other.publish_at_least_once(to("q"), plain(), "set up").await }
     };
     channel.setup(step).await?;
     expect_in(&channel, "q", "set up").await?;
-    cut(&bench).await?;
+    cut(&fixture).await?;
     publish(&channel, "q", "x").await?;
     expect_in(&channel, "q", "set up").await
 }
@@ -202,9 +202,9 @@ async fn a_setup_that_uses_its_own_channel_is_refused_at_its_first_run() -> Resu
 /// With a heartbeat of 2 s RabbitMQ gives up on a connection after 4 s or 5.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_setup_that_blocks_stops_no_heartbeat() -> Result<()> {
-    let bench = Bench::with(|options| options.heartbeat(2).expect("2 is allowed")).await?;
-    let channel = bench.channel().await?;
-    let mut events = bench.connections.events();
+    let fixture = Fixture::with(|options| options.heartbeat(2).expect("2 is allowed")).await?;
+    let channel = fixture.channel().await?;
+    let mut events = fixture.connections.events();
     ensure!(matches!(events.next().await, Some(Event::Connected)));
     let blocks = |_| async {
         std::thread::sleep(Duration::from_secs(8));
@@ -219,7 +219,7 @@ async fn a_setup_that_blocks_stops_no_heartbeat() -> Result<()> {
 fn what_a_setup_spawns_belongs_to_the_program() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let bench = Bench::new().await?;
+        let fixture = Fixture::new().await?;
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let (closed, end) = tokio::sync::watch::channel(());
         let spawns = move |_| {
@@ -232,8 +232,8 @@ fn what_a_setup_spawns_belongs_to_the_program() -> Result<()> {
                 Ok(())
             }
         };
-        bench.channel().await?.setup(spawns).await?;
-        timeout(ROOM, bench.connections.close_all()).await??;
+        fixture.channel().await?.setup(spawns).await?;
+        timeout(ROOM, fixture.connections.close_all()).await??;
         closed.send(())?;
         ensure!(timeout(ROOM, receiver.recv()).await?.is_some(), "it died with the connection");
         Ok(())
@@ -243,16 +243,16 @@ fn what_a_setup_spawns_belongs_to_the_program() -> Result<()> {
 #[test]
 fn when_the_programs_runtime_is_gone_the_setup_says_so() -> Result<()> {
     let second = tokio::runtime::Runtime::new()?;
-    let bench = second.block_on(bench_with_short_deadlines())?;
+    let fixture = second.block_on(bench_with_short_deadlines())?;
     let first = tokio::runtime::Runtime::new()?;
     let channel = first.block_on(async {
-        let channel = bench.channel().await?;
+        let channel = fixture.channel().await?;
         channel.setup(|channel| async move { channel.queue_declare(queue("q")).await.map(drop) }).await?;
         Ok::<_, anyhow::Error>(channel)
     })?;
     drop(first);
     second.block_on(async {
-        cut(&bench).await?;
+        cut(&fixture).await?;
         // The channel is never ready again; its calls say why.
         let error = timeout(ROOM, async {
             loop {
@@ -264,15 +264,15 @@ fn when_the_programs_runtime_is_gone_the_setup_says_so() -> Result<()> {
         })
         .await?;
         ensure!(error.to_string().contains("runtime"), "{error}");
-        timeout(ROOM, bench.connections.close_all()).await??;
+        timeout(ROOM, fixture.connections.close_all()).await??;
         Ok(())
     })
 }
 
 #[tokio::test]
 async fn outside_a_runtime_a_setup_is_refused() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let outcome = std::thread::spawn(move || {
         let setup = std::pin::pin!(channel.setup(|_| async { Ok(()) }));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -286,12 +286,12 @@ async fn outside_a_runtime_a_setup_is_refused() -> Result<()> {
 
 #[tokio::test]
 async fn ready_waits_until_all_channels_and_consumers_are_back() -> Result<()> {
-    let bench = bench_with_short_deadlines().await?;
-    bench.connections.ready().await?;
+    let fixture = bench_with_short_deadlines().await?;
+    fixture.connections.ready().await?;
     let (open, opened) = tokio::sync::watch::channel(true);
     let mut kept = Vec::new();
     for name in ["one", "two"] {
-        let channel = bench.connections.channel(name).await?;
+        let channel = fixture.connections.channel(name).await?;
         let opened = opened.clone();
         let step = move |_| {
             let mut opened = opened.clone();
@@ -300,19 +300,19 @@ async fn ready_waits_until_all_channels_and_consumers_are_back() -> Result<()> {
         channel.setup(step).await?;
         kept.push(consume(&channel, name, false).await?);
     }
-    timeout(ROOM, bench.connections.ready()).await??;
+    timeout(ROOM, fixture.connections.ready()).await??;
     open.send(false)?;
-    cut(&bench).await?;
-    let error = timeout(ROOM, bench.connections.ready()).await?.expect_err("the setups are still running");
+    cut(&fixture).await?;
+    let error = timeout(ROOM, fixture.connections.ready()).await?.expect_err("the setups are still running");
     ensure!(matches!(error, Error::Timeout { .. }), "{error}");
     open.send(true)?;
-    timeout(ROOM, bench.connections.ready()).await??;
+    timeout(ROOM, fixture.connections.ready()).await??;
     // Those that are gone are not waited for.
     kept.pop();
-    cut(&bench).await?;
-    timeout(ROOM, bench.connections.ready()).await??;
-    bench.connections.close_all().await?;
-    ensure!(matches!(bench.connections.ready().await, Err(Error::Shutdown(_))));
+    cut(&fixture).await?;
+    timeout(ROOM, fixture.connections.ready()).await??;
+    fixture.connections.close_all().await?;
+    ensure!(matches!(fixture.connections.ready().await, Err(Error::Shutdown(_))));
     Ok(())
 }
 

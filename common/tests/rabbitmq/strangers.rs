@@ -18,7 +18,7 @@ use testbed::{
 };
 use tokio::time::timeout;
 
-use crate::{Bench, consume, expect_empty, expect_in, next, plain, queue, to};
+use crate::{Fixture, consume, expect_empty, expect_in, next, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,12 +41,12 @@ fn ensure_shallow(message: &Message, body: &str) -> Result<()> {
 
 #[tokio::test]
 async fn a_header_nested_as_deep_as_a_frame_allows_is_removed_from_a_delivery() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     for (name, auto_ack) in [("manual", false), ("automatic", true)] {
         let mut consumer = consume(&channel, name, auto_ack).await?;
         for headers in [deep(arrays(MOST_ARRAYS)), deep(tables(MOST_TABLES))] {
-            Letter::new(headers, "deep").post(&bench.host, name).await?;
+            Letter::new(headers, "deep").post(&fixture.host, name).await?;
         }
         channel.publish(to(name), plain(), "next").await?;
         for _ in 0..2 {
@@ -65,10 +65,10 @@ async fn a_header_nested_as_deep_as_a_frame_allows_is_removed_from_a_delivery() 
 
 #[tokio::test]
 async fn a_header_nested_too_deeply_is_removed_from_a_message_that_is_fetched() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
-    Letter::new(quite_deep(), "deep").post(&bench.host, "q").await?;
+    Letter::new(quite_deep(), "deep").post(&fixture.host, "q").await?;
     let message = channel.get(BasicGetArguments::new("q")).await?.context("the queue is empty")?;
     ensure_shallow(&message, "deep")?;
     message.ack().await?;
@@ -79,24 +79,24 @@ async fn a_header_nested_too_deeply_is_removed_from_a_message_that_is_fetched() 
 #[tokio::test]
 async fn deep_messages_that_nobody_reads_are_dropped_safely() -> Result<()> {
     for auto_ack in [false, true] {
-        let bench = Bench::new().await?;
-        let channel = bench.channel().await?;
+        let fixture = Fixture::new().await?;
+        let channel = fixture.channel().await?;
         channel.queue_declare(queue("q")).await?;
         for _ in 0..3 {
-            Letter::new(quite_deep(), "deep").post(&bench.host, "q").await?;
+            Letter::new(quite_deep(), "deep").post(&fixture.host, "q").await?;
         }
         channel.publish(to("q"), plain(), "last").await?;
         // One is dropped, one outlives a loss of the connection, one the end of its manager.
         drop(consume(&channel, "q", false).await?);
         let mut lost = consume(&channel, "q", false).await?;
-        bench.host.close_all_connections().await?;
+        fixture.host.close_all_connections().await?;
         ensure!(next(&mut lost).await?.text() == "deep");
         drop(lost);
         let unread = consume(&channel, "q", auto_ack).await?;
         let mut heard = consume(&channel, "other", true).await?;
         channel.publish(to("other"), plain(), "by now they have come").await?;
         next(&mut heard).await?;
-        bench.connections.close_all().await?;
+        fixture.connections.close_all().await?;
         drop(unread);
     }
     Ok(())
@@ -104,8 +104,8 @@ async fn deep_messages_that_nobody_reads_are_dropped_safely() -> Result<()> {
 
 #[tokio::test]
 async fn deep_requests_and_replies_are_answered_like_others() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let subscribe = |channel: SetupChannel| async move {
         channel.queue_declare(queue("requests")).await?;
         Ok(BasicConsumeArguments::new("requests", ""))
@@ -115,7 +115,7 @@ async fn deep_requests_and_replies_are_answered_like_others() -> Result<()> {
     let mut replies = consume(&channel, "replies", true).await?;
     let request =
         Letter { reply_to: "replies".into(), correlation_id: "7".into(), ..Letter::new(quite_deep(), "deep") };
-    request.post(&bench.host, "requests").await?;
+    request.post(&fixture.host, "requests").await?;
     let reply = next(&mut replies).await?;
     ensure!(reply.text() == "deep!" && reply.properties.correlation_id().is_some_and(|id| id == "7"), "{reply:?}");
 
@@ -126,17 +126,17 @@ async fn deep_requests_and_replies_are_answered_like_others() -> Result<()> {
     let request = next(&mut requests).await?;
     let correlation_id = request.properties.correlation_id().cloned().unwrap_or_default();
     let reply = Letter { correlation_id, ..Letter::new(quite_deep(), "deep") };
-    reply.post(&bench.host, request.properties.reply_to().context("no reply_to")?).await?;
+    reply.post(&fixture.host, request.properties.reply_to().context("no reply_to")?).await?;
     ensure_shallow(&call.await??, "deep")?;
-    bench.connections.close_all().await?;
+    fixture.connections.close_all().await?;
     Ok(serving.await??)
 }
 
 /// A program that sends on what it has received sends the message without the deep header.
 #[tokio::test]
 async fn a_deep_header_is_not_sent() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     let nested = |levels: usize| {
         (1..levels).try_fold(FieldArray::new(), |inside, _| FieldArray::try_from(vec![FieldValue::A(inside)]))
@@ -154,16 +154,16 @@ async fn a_deep_header_is_not_sent() -> Result<()> {
 
 #[tokio::test]
 async fn a_header_with_the_same_name_twice_can_be_sent_on() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
-    let before = bench.connection_names().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
+    let before = fixture.connection_names().await?;
     let twice = || [short("k"), b"t\x01".to_vec(), short("k"), b"S".to_vec(), long(b"other")].concat();
     let in_table = [short("t"), b"F".to_vec(), long(&twice())].concat();
     let in_array = [short("a"), b"A".to_vec(), long(&[b"F".to_vec(), long(&twice())].concat())].concat();
     let mut consumer = consume(&channel, "q", false).await?;
     channel.queue_declare(queue("further")).await?;
     for headers in [twice(), in_table, in_array] {
-        Letter::new(headers, "twice").post(&bench.host, "q").await?;
+        Letter::new(headers, "twice").post(&fixture.host, "q").await?;
         let delivery = next(&mut consumer).await?;
         for mandatory in [false, true] {
             let further = to("further").mandatory(mandatory).finish();
@@ -184,14 +184,14 @@ async fn a_header_with_the_same_name_twice_can_be_sent_on() -> Result<()> {
     headers.insert("k".try_into()?, "other".into());
     channel.publish(to("further"), plain().with_headers(headers).finish(), "inserted twice").await?;
     expect_in(&channel, "further", "inserted twice").await?;
-    ensure!(bench.connection_names().await? == before, "the connection was lost");
+    ensure!(fixture.connection_names().await? == before, "the connection was lost");
     Ok(())
 }
 
 #[tokio::test]
 async fn headers_of_every_type_are_shown_on_one_line() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut consumer = consume(&channel, "q", true).await?;
     let fields = [
         short("array"),
@@ -222,8 +222,8 @@ async fn headers_of_every_type_are_shown_on_one_line() -> Result<()> {
         short("void"),
         b"V".to_vec(),
     ];
-    Letter::new(fields.concat(), "b").post(&bench.host, "q").await?;
-    Letter::new(Vec::new(), "none").post(&bench.host, "q").await?;
+    Letter::new(fields.concat(), "b").post(&fixture.host, "q").await?;
+    Letter::new(Vec::new(), "none").post(&fixture.host, "q").await?;
     let info = next(&mut consumer).await?.info().to_string();
     let shown = info.lines().find(|line| line.starts_with("headers: ")).context("no headers")?;
     let expected = r#"headers: { array: [ ], bytes: b"\x00\xff\"a", decimal: Decimal(2, 1234), double: -1.5, float: 2.0, inner: { \u{1b}: [ false ], x: () }, long: -9223372036854775808, text: "ü \"quoted\" \u{1b}[31m\r\nforged", time: Timestamp(1700000000), void: () }"#;
@@ -236,12 +236,12 @@ async fn headers_of_every_type_are_shown_on_one_line() -> Result<()> {
 /// acknowledgement only.
 #[tokio::test]
 async fn a_header_that_cannot_be_decoded_is_named_as_a_possible_cause() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     let not_text = [short("h"), b"S".to_vec(), long(b"\xff\xfe")].concat();
-    Letter::new(not_text, "bad").post(&bench.host, "q").await?;
-    let mut events = bench.connections.events();
+    Letter::new(not_text, "bad").post(&fixture.host, "q").await?;
+    let mut events = fixture.connections.events();
     let error = channel.get(BasicGetArguments::new("q")).await.err().context("it was decoded")?.to_string();
     for part in ["a message came that cannot be decoded", "first message of queue `q`", "may not be UTF-8"] {
         ensure!(error.contains(part), "{error}");
@@ -261,8 +261,8 @@ async fn a_header_that_cannot_be_decoded_is_named_as_a_possible_cause() -> Resul
 
 #[tokio::test]
 async fn errors_show_names_and_texts_of_others_escaped() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let name = "\u{1b}[31m\nforged\u{202e}";
     let missing = channel.get(BasicGetArguments::new(name)).await.err().context("there is such a queue")?;
     let returned = channel.publish(to(name).mandatory(true).finish(), plain(), "x").await;
@@ -281,8 +281,8 @@ async fn errors_show_names_and_texts_of_others_escaped() -> Result<()> {
 /// Its handler is told the raw text, to work with.
 #[tokio::test]
 async fn a_body_is_shown_on_one_line_and_read_as_it_came() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut consumer = consume(&channel, "q", false).await?;
     channel.publish(to("q"), plain(), "one\n\ttwo \u{1b}[2J हिन्दी 👩‍🚀").await?;
     let delivery = next(&mut consumer).await?;

@@ -8,27 +8,27 @@ use common::{ConnectOptions, ConnectionManager, Error, Event, rpc::RpcClient};
 use testbed::{Broker, Proxy};
 use tokio::time::{sleep, timeout};
 
-use crate::{Bench, consume, filled, next, plain, queue, to};
+use crate::{Fixture, consume, filled, next, plain, queue, to};
 
 const ROOM: Duration = Duration::from_secs(120);
 
 /// A manager whose connections pass the proxy.
-async fn behind(proxy: &Proxy, bench: &Bench) -> Result<ConnectionManager> {
+async fn behind(proxy: &Proxy, fixture: &Fixture) -> Result<ConnectionManager> {
     let url =
-        bench.host.url().replace(&format!(":{}/", Broker::shared().await?.port()), &format!(":{}/", proxy.port()));
-    ensure!(url != bench.host.url(), "{url}");
+        fixture.host.url().replace(&format!(":{}/", Broker::shared().await?.port()), &format!(":{}/", proxy.port()));
+    ensure!(url != fixture.host.url(), "{url}");
     let options = url.parse::<ConnectOptions>()?.reconnect_interval(Duration::from_millis(200));
     Ok(ConnectionManager::new(options))
 }
 
 #[tokio::test]
 async fn a_message_that_breaks_the_connection_each_time_ends_its_consumer_and_no_other() -> Result<()> {
-    let bench = Bench::with(|options| options.reconnect_interval(Duration::from_millis(300))).await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::with(|options| options.reconnect_interval(Duration::from_millis(300))).await?;
+    let channel = fixture.channel().await?;
     channel.queue_declare(queue("poisoned")).await?;
     let mut healthy = consume(&channel, "healthy", false).await?;
     // A header that is not UTF-8: amqprs can neither decode nor send one, so it is written by hand.
-    poison(&bench, "poisoned").await?;
+    poison(&fixture, "poisoned").await?;
 
     // It comes so soon that the first subscription may not outlive it.
     let error = match channel.consume(|_| async { Ok(BasicConsumeArguments::new("poisoned", "")) }).await {
@@ -52,10 +52,10 @@ async fn a_message_that_breaks_the_connection_each_time_ends_its_consumer_and_no
 /// It is not the first in the queue: those before it are delivered with it, and cannot be acknowledged in time.
 #[tokio::test]
 async fn a_message_that_breaks_the_connection_is_found_behind_good_ones_which_are_not_lost() -> Result<()> {
-    let bench = Bench::with(|options| options.reconnect_interval(Duration::from_millis(300))).await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::with(|options| options.reconnect_interval(Duration::from_millis(300))).await?;
+    let channel = fixture.channel().await?;
     filled(&channel, "q", ["one".to_owned(), "two".to_owned(), "three".to_owned()]).await?;
-    poison(&bench, "q").await?;
+    poison(&fixture, "q").await?;
     let mut seen = std::collections::HashSet::new();
     let mut consumer = match timeout(ROOM, consume(&channel, "q", false)).await? {
         Ok(consumer) => consumer,
@@ -82,12 +82,12 @@ async fn a_message_that_breaks_the_connection_is_found_behind_good_ones_which_ar
 
 #[tokio::test]
 async fn a_message_that_breaks_the_connection_is_found_behind_a_slow_link() -> Result<()> {
-    let bench = Bench::new().await?;
-    bench.channel().await?.queue_declare(queue("q")).await?;
-    poison(&bench, "q").await?;
-    let proxy = Proxy::start(bench.host.broker().port()).await?;
+    let fixture = Fixture::new().await?;
+    fixture.channel().await?.queue_declare(queue("q")).await?;
+    poison(&fixture, "q").await?;
+    let proxy = Proxy::start(fixture.host.broker().port()).await?;
     proxy.delay(Duration::from_millis(300));
-    let connections = behind(&proxy, &bench).await?;
+    let connections = behind(&proxy, &fixture).await?;
     let channel = connections.channel("test").await?;
     let error = match timeout(ROOM, channel.consume(|_| async { Ok(BasicConsumeArguments::new("q", "")) })).await? {
         Err(error) => error,
@@ -99,10 +99,10 @@ async fn a_message_that_breaks_the_connection_is_found_behind_a_slow_link() -> R
 
 #[tokio::test]
 async fn a_network_that_breaks_25_times_soon_after_each_recovery_ends_nobody() -> Result<()> {
-    let bench = Bench::new().await?;
-    let own = bench.channel().await?;
-    let proxy = Proxy::start(bench.host.broker().port()).await?;
-    let connections = behind(&proxy, &bench).await?;
+    let fixture = Fixture::new().await?;
+    let own = fixture.channel().await?;
+    let proxy = Proxy::start(fixture.host.broker().port()).await?;
+    let connections = behind(&proxy, &fixture).await?;
     let channel = connections.channel("test").await?;
     let mut idle = consume(&channel, "idle", false).await?;
     // Messages that its reader does not take: no settled delivery speaks for it.
@@ -129,12 +129,12 @@ async fn a_network_that_breaks_25_times_soon_after_each_recovery_ends_nobody() -
 
 #[tokio::test]
 async fn a_link_cut_after_every_5_kb_delivers_all_there_is() -> Result<()> {
-    let bench = Bench::new().await?;
-    let own = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let own = fixture.channel().await?;
     const MESSAGES: usize = 500;
     filled(&own, "q", (0..MESSAGES).map(|number| number.to_string())).await?;
-    let proxy = Proxy::start(bench.host.broker().port()).await?;
-    let connections = behind(&proxy, &bench).await?;
+    let proxy = Proxy::start(fixture.host.broker().port()).await?;
+    let connections = behind(&proxy, &fixture).await?;
     let channel = connections.channel("test").await?;
     let mut consumer = consume(&channel, "q", false).await?;
     let client = RpcClient::new(&channel).await?;
@@ -179,10 +179,10 @@ async fn a_link_cut_after_every_5_kb_delivers_all_there_is() -> Result<()> {
 /// After a trial the whole prefetch is there again, for one who settles many at once, too.
 #[tokio::test]
 async fn after_a_trial_a_consumer_gets_its_whole_prefetch_again() -> Result<()> {
-    let bench = Bench::new().await?;
-    filled(&bench.channel().await?, "q", (0..50).map(|number| number.to_string())).await?;
-    let proxy = Proxy::start(bench.host.broker().port()).await?;
-    let connections = behind(&proxy, &bench).await?;
+    let fixture = Fixture::new().await?;
+    filled(&fixture.channel().await?, "q", (0..50).map(|number| number.to_string())).await?;
+    let proxy = Proxy::start(fixture.host.broker().port()).await?;
+    let connections = behind(&proxy, &fixture).await?;
     let channel = connections.channel("test").await?;
     let mut consumer = consume(&channel, "q", false).await?;
     for _ in 0..3 {
@@ -200,7 +200,7 @@ async fn after_a_trial_a_consumer_gets_its_whole_prefetch_again() -> Result<()> 
 }
 
 /// Publishes a message with a header that is not UTF-8, over a connection of its own.
-async fn poison(bench: &Bench, queue: &str) -> Result<()> {
+async fn poison(fixture: &Fixture, queue: &str) -> Result<()> {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
@@ -227,8 +227,8 @@ async fn poison(bench: &Bench, queue: &str) -> Result<()> {
         stream.read_exact(&mut payload).await?;
         Ok(payload)
     }
-    let mut stream = TcpStream::connect(("127.0.0.1", bench.host.broker().port())).await?;
-    let (user, password) = (bench.host.name(), bench.host.password());
+    let mut stream = TcpStream::connect(("127.0.0.1", fixture.host.broker().port())).await?;
+    let (user, password) = (fixture.host.name(), fixture.host.password());
     stream.write_all(b"AMQP\0\0\x09\x01").await?;
     answer(&mut stream).await?;
     let response = format!("\0{user}\0{password}");

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::{Bench, expect_empty, plain, queue, to};
+use crate::{Fixture, expect_empty, plain, queue, to};
 
 #[derive(Deserialize)]
 struct Task {
@@ -59,16 +59,16 @@ async fn expect(told: &mut mpsc::UnboundedReceiver<u32>, n: u32) -> Result<()> {
 }
 
 /// Nothing is left, not even unacknowledged: after all connections are closed, the queue is empty.
-async fn expect_done(bench: Bench) -> Result<()> {
-    bench.connections.close_all().await?;
-    let again = common::ConnectionManager::new(bench.host.url().parse()?);
+async fn expect_done(fixture: Fixture) -> Result<()> {
+    fixture.connections.close_all().await?;
+    let again = common::ConnectionManager::new(fixture.host.url().parse()?);
     expect_empty(&again.channel("look").await?, "tasks").await
 }
 
 #[tokio::test]
 async fn a_task_is_persistent_json_and_without_its_queue_an_error() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let master = Master::new(&channel);
     let error = master.create_task("tasks", &json!({"n": 1})).await.expect_err("no queue");
     ensure!(matches!(&error, Error::Unroutable(_)) && error.to_string().contains("no queue `tasks`"), "{error}");
@@ -86,8 +86,8 @@ async fn a_task_is_persistent_json_and_without_its_queue_an_error() -> Result<()
 
 #[tokio::test]
 async fn a_task_that_fails_or_panics_comes_again_until_it_succeeds() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut told = worker(&channel, None, |n, before| match before {
         0 => Err(Error::other("not yet")),
         _ => {
@@ -103,7 +103,7 @@ async fn a_task_that_fails_or_panics_comes_again_until_it_succeeds() -> Result<(
             expect(&mut told, n).await?;
         }
     }
-    expect_done(bench).await
+    expect_done(fixture).await
 }
 
 #[tokio::test]
@@ -112,8 +112,8 @@ async fn a_task_may_be_given_one_more_chance_or_none() -> Result<()> {
         (ProcessOptions { requeue: true, reject_on_redelivered: true }, 2),
         (ProcessOptions { requeue: false, reject_on_redelivered: false }, 1),
     ] {
-        let bench = Bench::new().await?;
-        let channel = bench.channel().await?;
+        let fixture = Fixture::new().await?;
+        let channel = fixture.channel().await?;
         let fails = |n, _| if n == 1 { Err(Error::other("never")) } else { Ok(Outcome::Ack) };
         let mut told = worker(&channel, Some(options), fails).await?;
         let master = Master::new(&channel);
@@ -123,15 +123,15 @@ async fn a_task_may_be_given_one_more_chance_or_none() -> Result<()> {
         }
         master.create_task("tasks", &json!({"n": 2})).await?;
         expect(&mut told, 2).await?;
-        expect_done(bench).await?;
+        expect_done(fixture).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn a_worker_may_reject_a_task_or_put_it_back() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut told = worker(&channel, None, |n, before| {
         Ok(match (n, before) {
             (1, _) => Outcome::Reject,
@@ -147,26 +147,26 @@ async fn a_worker_may_reject_a_task_or_put_it_back() -> Result<()> {
             expect(&mut told, n).await?;
         }
     }
-    expect_done(bench).await
+    expect_done(fixture).await
 }
 
 #[tokio::test]
 async fn what_is_no_task_is_rejected_for_good() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let mut told = worker(&channel, None, |_, _| Ok(Outcome::Ack)).await?;
     for body in ["", "no JSON", "{}", r#"{"n":"one"}"#] {
         channel.publish(to("tasks"), plain(), body).await?;
     }
     Master::new(&channel).create_task("tasks", &json!({"n": 1})).await?;
     expect(&mut told, 1).await?;
-    expect_done(bench).await
+    expect_done(fixture).await
 }
 
 #[tokio::test]
 async fn a_worker_has_as_many_tasks_as_its_prefetch_and_drains_when_stopped() -> Result<()> {
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let (begun, mut beginnings) = mpsc::unbounded_channel();
     let (go, running) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let (stop, stopped) = oneshot::channel::<()>();
@@ -207,8 +207,8 @@ async fn a_worker_has_as_many_tasks_as_its_prefetch_and_drains_when_stopped() ->
 async fn an_unfinished_task_is_not_acknowledged_with_those_around_it() -> Result<()> {
     const PREFETCH: u16 = 20;
     const UNFINISHED: u32 = 7;
-    let bench = Bench::new().await?;
-    let channel = bench.channel().await?;
+    let fixture = Fixture::new().await?;
+    let channel = fixture.channel().await?;
     let (begun, mut beginnings) = mpsc::unbounded_channel();
     let go = Arc::new(Semaphore::new(0));
     let handler = {
@@ -247,8 +247,8 @@ async fn an_unfinished_task_is_not_acknowledged_with_those_around_it() -> Result
     // These fit into the prefetch when each of the nineteen has been acknowledged.
     begin(first..2 * first - 1, &mut beginnings).await?;
 
-    bench.connections.close_all().await?;
-    let again = common::ConnectionManager::new(bench.host.url().parse()?);
+    fixture.connections.close_all().await?;
+    let again = common::ConnectionManager::new(fixture.host.url().parse()?);
     let look = again.channel("look").await?;
     let mut left = Vec::new();
     while let Some(task) = look.get(BasicGetArguments::new("tasks")).await? {

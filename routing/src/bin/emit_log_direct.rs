@@ -1,4 +1,4 @@
-//! Chapter 4, the producer: publishes one log message under a severity, and ends.
+//! Chapter 4, the producer: publishes one log message with a severity, and ends.
 //!
 //!     cargo run --bin emit_log_direct -- error Run. Run. Or it will explode.
 
@@ -9,7 +9,7 @@ use amqprs::{
 use clap::Parser;
 use common::{ConnectionManager, cli};
 
-/// Publishes a log message to the receivers of its severity.
+/// Publishes a log message to the receivers that want its severity.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin emit_log_direct -- error Run. Run. Or it will explode.")]
 struct Args {
@@ -35,7 +35,7 @@ async fn main() -> cli::MainResult {
     let channel = connections.channel("emit_log_direct").await?;
     channel.exchange_declare(ExchangeDeclareArguments::new("direct_logs", "direct")).await?;
 
-    // A direct exchange hands the message to the queues bound with exactly this key.
+    // A direct exchange puts the message into each queue that is bound with an equal key.
     let to = BasicPublishArguments::new("direct_logs", &severity);
     channel.publish(to, BasicProperties::default(), message.as_str()).await?;
     println!(" [x] Sent {severity}:{message}");

@@ -1,4 +1,4 @@
-//! Chapter 4, the consumer: prints the log messages of the severities it is started with, until Ctrl-C.
+//! Chapter 4, the consumer: prints the log messages of the given severities, until Ctrl-C.
 //!
 //!     cargo run --bin receive_logs_direct -- warning error
 
@@ -6,7 +6,7 @@ use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBind
 use clap::Parser;
 use common::{ConnectionManager, Result, SetupChannel, cli, escaped};
 
-/// Prints the log messages of some severities until Ctrl-C.
+/// Prints the log messages of the given severities until Ctrl-C.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin receive_logs_direct -- warning error")]
 struct Args {
@@ -35,7 +35,7 @@ async fn main() -> cli::MainResult {
     Ok(())
 }
 
-/// Binds a fresh queue, once for each severity. Runs again after every loss of the connection.
+/// Binds a new queue, once for each severity. Runs again after every loss of the connection.
 async fn subscribe(channel: SetupChannel, severities: Vec<String>) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("direct_logs", "direct")).await?;
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;

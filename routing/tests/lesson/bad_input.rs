@@ -62,7 +62,7 @@ async fn a_severity_may_have_255_bytes_and_no_more() -> Result<()> {
 async fn a_message_that_is_not_text_does_not_stop_the_receiver() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut receiver = receiver(&host, &["info"]).await?;
-    // `H`, a byte that is in no UTF-8 text, `i`.
+    // `H`, a byte that is not valid in UTF-8, and `i`.
     lesson::publish_base64(&host, "direct_logs", "info", "SP9p").await?;
     receiver.expect(" [x] info:H\u{fffd}i").await?;
     emit(&host, "info", "and on").await?;
@@ -82,7 +82,7 @@ async fn logs_go_to_standard_error_only() -> Result<()> {
     lesson::logs_to_stderr(&host, &receive_logs_direct(&host, &["info"]), WAITING).await
 }
 
-/// A terminal would carry them out.
+/// A terminal would obey them.
 #[tokio::test]
 async fn control_characters_in_a_routing_key_are_escaped() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;

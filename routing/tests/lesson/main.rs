@@ -21,7 +21,7 @@ fn receive_logs_direct(host: &VirtualHost<'_>, severities: &[&str]) -> Program {
     Program::new(RECEIVE_LOGS_DIRECT).url(host.url()).args(severities)
 }
 
-/// Publishes a log message; every queue bound for it has it when this returns.
+/// Publishes a log message. When this returns, every queue with a matching binding has it.
 async fn emit(host: &VirtualHost<'_>, severity: &str, message: &str) -> Result<()> {
     let sent = emit_log_direct(host).args([severity, message]).run().await?;
     assert_eq!(sent.stdout, format!(" [x] Sent {severity}:{message}\n"));
@@ -30,14 +30,14 @@ async fn emit(host: &VirtualHost<'_>, severity: &str, message: &str) -> Result<(
     Ok(())
 }
 
-/// Starts a receiver; it is subscribed when this returns.
+/// Starts a receiver. When this returns, it is subscribed.
 async fn receiver(host: &VirtualHost<'_>, severities: &[&str]) -> Result<Running> {
     let mut receiver = receive_logs_direct(host, severities).spawn()?;
     receiver.expect(WAITING).await?;
     Ok(receiver)
 }
 
-/// The bindings of the chapter's exchange: queue and binding key.
+/// The bindings of the chapter's exchange: the queue and the binding key of each.
 async fn bindings(host: &VirtualHost<'_>) -> Result<BTreeSet<(String, String)>> {
     let bindings = host.get("/api/exchanges/{vhost}/direct_logs/bindings/source").await?;
     let bindings = bindings.as_array().context("no list of bindings")?;
@@ -106,7 +106,7 @@ async fn a_severity_matches_only_exactly() -> Result<()> {
     for severity in ["Warning", "WARNING", "warn", "warnings", "warning.disk", " warning", "a.b", ""] {
         emit(&host, severity, "not for you").await?;
     }
-    // In a direct exchange `*` and `#` are characters like others.
+    // In a direct exchange `*` and `#` are ordinary characters.
     for severity in ["a.*", "#", "warning"] {
         emit(&host, severity, "for you").await?;
         receiver.expect(&format!(" [x] {severity}:for you")).await?;
@@ -196,7 +196,7 @@ async fn a_receiver_that_loses_its_connection_binds_all_its_severities_again() -
     let before = bindings(&host).await?;
     host.close_all_connections().await?;
     receiver.stderr_line_containing("the connection to RabbitMQ was lost").await?;
-    // The queue is bound some time after the connection is there again, and the program does not tell.
+    // The program binds its new queue some time after it has reconnected, and prints nothing then.
     let renewed = async || bindings(&host).await.ok().filter(|now| now.len() == 2 && now.is_disjoint(&before));
     lesson::until("a new queue with two bindings", renewed).await?;
     emit(&host, "warning", "after the loss").await?;

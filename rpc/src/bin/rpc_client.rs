@@ -30,7 +30,7 @@ async fn main() -> cli::MainResult {
     let n = args.n;
 
     let connections = ConnectionManager::new(args.broker.options()?);
-    // Declares a reply queue of its own, which each request names in its `reply_to`.
+    // The client declares its own reply queue. Each request names this queue in `reply_to`.
     let client = RpcClient::new(&connections.channel("rpc_client").await?).await?;
 
     println!(" [x] Requesting fib({n})");

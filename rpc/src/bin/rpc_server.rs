@@ -38,8 +38,8 @@ async fn requests(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     Ok(BasicConsumeArguments::new("rpc_queue", ""))
 }
 
-/// The remote procedure. What it returns, result or error, is sent to the queue named in the request's `reply_to`,
-/// with the request's `correlation_id`; then the request is acknowledged.
+/// The remote procedure. The server sends its result or error to the queue named in the request's `reply_to`, with the
+/// request's `correlation_id`. Then the server acknowledges the request.
 async fn answer(request: Message) -> Result<String> {
     // fib(186) is the last one that fits into 128 bits.
     match request.text().parse() {
@@ -52,6 +52,6 @@ async fn answer(request: Message) -> Result<String> {
 }
 
 fn fib(n: u32) -> u128 {
-    // One step further than needed, where fib(187) no longer fits.
+    // The loop also computes fib(n + 1). fib(187) does not fit, so this addition may wrap around.
     (0..n).fold((0_u128, 1), |(a, b), _| (b, a.wrapping_add(b))).0
 }

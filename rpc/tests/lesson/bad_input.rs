@@ -37,7 +37,7 @@ async fn without_a_server_and_its_queue_the_client_says_so_at_once() -> Result<(
     let host = Broker::shared().await?.virtual_host().await?;
     let start = Instant::now();
     let end = rpc_client(&host, "30").run().await?;
-    // Long before its ten seconds are over.
+    // Long before its timeout of ten seconds.
     assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
     let line = lesson::one_clear_line(&end)?;
     assert!(line.contains("no queue `rpc_queue`") && line.contains("is its receiver running?"), "{line}");
@@ -66,7 +66,7 @@ async fn the_timeout_is_ten_seconds() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     declare_queue(&host).await?;
     let client = rpc_client(&host, "30").spawn()?;
-    // The request expires when its client gives up; so nobody has to wait here.
+    // The request expires when its client gives up, so the test need not wait ten seconds.
     let request = request(&host).await?;
     let expiration: u32 = request["properties"]["expiration"].as_str().context("no expiration")?.parse()?;
     assert!((9_500..=10_000).contains(&expiration), "it expires after {expiration} ms");
@@ -132,7 +132,7 @@ async fn logs_go_to_standard_error_only() -> Result<()> {
     lesson::logs_to_stderr(&host, &rpc_client(&host, "30"), " [x] Requesting fib(30)").await
 }
 
-/// It would overflow the stack: of the server with each request, and of a client with its reply.
+/// Such a header would overflow the stack: of each server that gets the request, or of a client that gets the reply.
 #[tokio::test]
 async fn a_header_nested_too_deeply_ends_neither_server_nor_client() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
@@ -154,7 +154,7 @@ async fn a_header_nested_too_deeply_ends_neither_server_nor_client() -> Result<(
     Ok(())
 }
 
-/// Its consumer has a channel of its own.
+/// The consumer needs a second channel.
 #[tokio::test]
 async fn a_server_whose_user_may_have_one_channel_only_ends_with_the_brokers_words() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;

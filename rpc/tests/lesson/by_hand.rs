@@ -1,4 +1,4 @@
-//! The programs that do without the helper: each works with those that have it, and lacks what the text says.
+//! The plain programs, without the helper: each works with the programs that use it, and lacks what the text says.
 
 use amqprs::BasicProperties;
 use anyhow::{Context, Result, ensure};
@@ -76,7 +76,7 @@ async fn the_plain_server_rejects_what_it_cannot_answer_and_goes_on() -> Result<
     client.send(BasicProperties::default(), "30").await?;
     server.stderr_line_containing(REJECTED).await?;
     gets(rpc_client(&host, "7"), "7", "13").await?;
-    // Nothing was computed for the others.
+    // The server computed nothing for the other requests.
     server.expect(" [.] fib(7)").await
 }
 
@@ -110,7 +110,7 @@ async fn the_plain_client_gets_no_answer_to_a_request_that_was_rejected() -> Res
     let mut server = plain_server(&host).await?;
     let client = plain_client(&host, "abc").await?.spawn()?;
     server.stderr_line_containing(REJECTED).await?;
-    // Time enough for a reply: the server has answered another request meanwhile.
+    // There was time enough for a reply: meanwhile the server has answered another request.
     gets(rpc_client(&host, "7"), "7", "13").await?;
     waits_in_vain(client, " [x] Requesting fib(abc)\n").await
 }
@@ -120,7 +120,7 @@ async fn without_the_servers_queue_the_request_is_lost() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut client = plain_client(&host, "30").await?.spawn()?;
     client.expect(" [x] Requesting fib(30)").await?;
-    // The helper's client says that there is no queue; the plain one does not know.
+    // The helper's client says that there is no queue. The plain client does not know.
     let end = rpc_client(&host, "30").run().await?;
     ensure!(lesson::one_clear_line(&end)?.contains("no queue `rpc_queue`"), "{end:?}");
     let mut late = plain_server(&host).await?;
@@ -202,7 +202,7 @@ async fn request_is_in_the_queue(host: &VirtualHost<'_>) -> Result<()> {
     .await
 }
 
-/// Ends a client that still waits; that is all it has printed.
+/// Ends a client that still waits. Until then it has printed only this.
 async fn waits_in_vain(mut client: Running, stdout: &str) -> Result<()> {
     client.kill()?;
     let end = client.wait().await?;

@@ -1,4 +1,4 @@
-//! The examples with named functions; with Python on the other side, they are in the interoperability tests.
+//! The examples with named functions. The interoperability tests run them with Python on the other side.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -24,8 +24,9 @@ async fn client(host: &VirtualHost<'_>, arguments: &[&str]) -> Result<Program> {
     Ok(example("json_rpc_client").await?.url(host.url()).args(arguments))
 }
 
-/// A client that keeps running keeps the exchange `rpc.dlx`, as a server would. If one client's end deletes it and the next
-/// client declares it, RabbitMQ 4.3 can be left with a broken exchange. It then answers each declaration with 541.
+/// While this client runs, the exchange `rpc.dlx` stays, as it does with a server. Without it, one client's end deletes
+/// the exchange, and the next client declares it. RabbitMQ 4.3 may then keep a broken exchange, and answer each
+/// declaration with 541.
 async fn keep_dead_letters(host: &VirtualHost<'_>) -> Result<JsonRpcClient> {
     let connections = ConnectionManager::new(host.url().parse()?);
     Ok(JsonRpcClient::new(&connections.channel("kept").await?).await?)

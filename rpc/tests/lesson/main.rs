@@ -24,7 +24,7 @@ fn rpc_client(host: &VirtualHost<'_>, n: &str) -> Program {
     Program::new(RPC_CLIENT).url(host.url()).arg(n)
 }
 
-/// Starts a server; it is subscribed when this returns.
+/// Starts a server. When this returns, it is subscribed.
 async fn server(host: &VirtualHost<'_>) -> Result<Running> {
     let mut server = Program::new(RPC_SERVER).url(host.url()).spawn()?;
     server.expect(AWAITING).await?;
@@ -39,13 +39,13 @@ async fn gets(client: Program, n: &str, answer: &str) -> Result<()> {
     Ok(())
 }
 
-/// A server's queue with no server on it.
+/// Declares the queue of the servers. No server consumes from it.
 async fn declare_queue(host: &VirtualHost<'_>) -> Result<()> {
     let quorum = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
     host.put("/api/queues/{vhost}/rpc_queue", quorum).await
 }
 
-/// The request that a client sends to a queue without a server, as soon as it is there.
+/// Waits for the request that a client sends to a queue without a server.
 async fn request(host: &VirtualHost<'_>) -> Result<Value> {
     lesson::until("the request", async || lesson::take(host, "rpc_queue").await.ok()).await
 }
@@ -82,7 +82,7 @@ async fn the_answers_are_right() -> Result<()> {
         ("2", "1"),
         ("10", "55"),
         ("93", "12200160415121876738"),
-        // The first that does not fit into 64 bits, and the last that fits into 128.
+        // The first number that does not fit into 64 bits, and the last one that fits into 128.
         ("94", "19740274219868223167"),
         ("186", "332825110087067562321196029789634457848"),
     ] {
@@ -121,7 +121,7 @@ async fn two_servers_share_the_work() -> Result<()> {
     Ok(())
 }
 
-/// Who was asked and has not answered is not asked for ever: the next server gets the request.
+/// A server that holds a request and dies does not keep it: another server gets the request.
 #[cfg(unix)]
 #[tokio::test]
 async fn when_a_server_dies_with_a_request_another_one_answers() -> Result<()> {
@@ -134,7 +134,7 @@ async fn when_a_server_dies_with_a_request_another_one_answers() -> Result<()> {
     let mut clients = JoinSet::new();
     clients.spawn(gets(rpc_client(&host, "9"), "9", "34"));
     clients.spawn(gets(rpc_client(&host, "10"), "10", "55"));
-    // The first request went to the frozen server, which was there first and is not asked twice.
+    // One request went to the frozen server. With its prefetch of 1, it gets no second one.
     let answered = other.line().await?;
     frozen.kill()?;
     let left = if answered == " [.] fib(9)" { " [.] fib(10)" } else { " [.] fib(9)" };
@@ -179,7 +179,7 @@ async fn a_request_is_what_servers_in_other_languages_expect() -> Result<()> {
     assert!(reply_to.starts_with("amq.gen-"), "{reply_to}");
     assert_eq!(host.queue(reply_to).await?["exclusive"], true);
 
-    // A server that knows nothing of types or other refinements answers so.
+    // A server without the helper answers like this: with a `correlation_id`, but without a `type`.
     lesson::publish(&host, "", reply_to, json!({"correlation_id": id}), "832040").await?;
     client.expect(" [x] Requesting fib(30)").await?;
     client.expect(" [.] Got 832040").await?;
@@ -213,7 +213,7 @@ async fn a_server_that_comes_too_late_does_not_work_for_nobody() -> Result<()> {
     assert_eq!(end.code, Some(1));
     assert!(start.elapsed() >= Duration::from_secs(1), "it gave up after {:?}", start.elapsed());
 
-    // The request's own time began when RabbitMQ had it, which is later than the client's began.
+    // The expiration begins when RabbitMQ has the request. The client's timeout begins a little earlier.
     let connections = ConnectionManager::new(host.url().parse()?);
     let channel = connections.channel("test").await?;
     lesson::until("the end of the request", async || {

@@ -1,4 +1,4 @@
-//! A client that knows AMQP and nothing of our programs, as one written in another language.
+//! A client that knows only AMQP and not our programs, like a client in another language.
 
 use std::time::Duration;
 
@@ -27,27 +27,27 @@ impl PlainClient {
         Ok(PlainClient { channel, replies, reply_queue })
     }
 
-    /// Sends a request as it should be; the server's queue has it when this returns.
+    /// Sends a correct request. When this returns, the server's queue has it.
     pub async fn ask(&self, id: &str, body: impl Into<Vec<u8>>) -> Result<()> {
         let mut properties = BasicProperties::default();
         properties.with_reply_to(&self.reply_queue).with_correlation_id(id);
         self.send(properties, body).await
     }
 
-    /// Sends a request with these properties; the server's queue has it when this returns.
+    /// Sends a request with these properties. When this returns, the server's queue has it.
     pub async fn send(&self, properties: BasicProperties, body: impl Into<Vec<u8>>) -> Result<()> {
         let to = BasicPublishArguments::new("", "rpc_queue").mandatory(true).finish();
         Ok(self.channel.publish(to, properties, body).await?)
     }
 
-    /// The next reply to whatever request.
+    /// The next reply, to any request.
     pub async fn reply(&mut self) -> Result<Delivery> {
         let reply = timeout(Duration::from_secs(20), self.replies.try_next()).await.context("no reply comes")??;
         reply.context("the replies have ended")
     }
 
-    /// Asks, and checks the reply: its kind (a server without the helper sets none), its text, whose it is, and the way it
-    /// took.
+    /// Sends a request, and checks the reply: its `type` (a server without the helper sets none), text, correlation id,
+    /// exchange and routing key.
     pub async fn expect<'a>(
         &mut self,
         body: impl Into<Vec<u8>>,
@@ -71,7 +71,7 @@ async fn replies(channel: SetupChannel) -> common::Result<BasicConsumeArguments>
     Ok(BasicConsumeArguments::new(&queue.name, "").auto_ack(true).finish())
 }
 
-/// Any text will do; this one differs from call to call.
+/// Any text that differs from call to call.
 fn uuid() -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -100,7 +100,7 @@ async fn a_question_that_is_no_number_from_0_to_186_gets_an_error_and_the_server
     }
     client.expect([0xff, 0xfe], "error", "fib takes a whole number from 0 to 186").await?;
     client.expect("30", "result", "832040").await?;
-    // Nothing was computed for the others.
+    // The server computed nothing for the other requests.
     server.expect(" [.] fib(30)").await
 }
 

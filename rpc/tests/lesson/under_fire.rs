@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::json::{example, server};
 
-/// 500 calls at a time and three servers, one of which is killed (as with `kill -9`) and replaced every now and then.
+/// 500 calls at a time and three servers. After every 1,000 answers, the test kills one (as `kill -9` does) and starts
+/// another.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_calls_each_get_their_own_answer_while_servers_are_killed() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
@@ -29,9 +30,9 @@ async fn ten_thousand_calls_each_get_their_own_answer_while_servers_are_killed()
             ensure!(answer? == 3 * number, "somebody else's answer to {number}");
             answered += 1;
             if answered % 1_000 == 0 {
-                // Whichever it is, it has requests in hand: far more are waiting than there are servers.
+                // Each server has requests that it has not answered: far more are waiting than there are servers.
                 servers.remove(0).kill()?;
-                // It is at work before it has said a word.
+                // The new server need not print a line first: it begins to work when it is ready.
                 servers.push(example("json_rpc_server").await?.url(host.url()).spawn()?);
             }
         }

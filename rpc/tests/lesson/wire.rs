@@ -1,4 +1,4 @@
-//! What the server says to the broker, and when: seen from a proxy between the two.
+//! What the server sends to the broker, and in which order: a proxy between the two records it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{AWAITING, RPC_SERVER, json::example, plain_client::PlainClient};
 
-/// The methods that pass, in their order.
+/// The methods that passed, in order.
 type Log = Arc<Mutex<Vec<&'static str>>>;
 
 /// The methods of the class `basic` that matter here (AMQP 0-9-1, section 1.8): class, method.
@@ -32,7 +32,7 @@ async fn replies_first(server: Program, kind: Option<&str>) -> Result<()> {
     let mut server = server.url(&url).spawn()?;
     server.expect(AWAITING).await?;
     let mut client = PlainClient::new(&host).await?;
-    // The second request comes when the first is acknowledged, so that the first four events are complete.
+    // The second request is delivered after the first is acknowledged. So the first four events are complete.
     client.expect("10", kind, "55").await?;
     client.expect("11", kind, "89").await?;
     let seen = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -41,7 +41,7 @@ async fn replies_first(server: Program, kind: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Listens on a port and passes everything on to the broker's.
+/// Listens on a port and passes everything on to the broker's port.
 async fn proxy(broker: u16) -> Result<(Log, u16)> {
     let log = Log::default();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -63,7 +63,7 @@ async fn proxy(broker: u16) -> Result<(Log, u16)> {
     Ok((log, port))
 }
 
-/// Passes on frame by frame, and notes those that have a name.
+/// Passes on frame by frame, and records the frames that have a name.
 async fn pass(
     mut before: u64,
     mut from: impl AsyncRead + Unpin,

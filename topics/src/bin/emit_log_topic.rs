@@ -1,4 +1,4 @@
-//! Chapter 5, the producer: publishes one log message under a key of dotted words, and ends.
+//! Chapter 5, the producer: publishes one log message with a routing key of several words, and ends.
 //!
 //!     cargo run --bin emit_log_topic -- kern.critical A critical kernel error
 
@@ -9,7 +9,7 @@ use amqprs::{
 use clap::Parser;
 use common::{ConnectionManager, cli};
 
-/// Publishes a log message to the receivers whose binding key fits its routing key.
+/// Publishes a log message to the receivers whose binding key matches its routing key.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin emit_log_topic -- kern.critical A critical kernel error")]
 struct Args {
@@ -35,7 +35,7 @@ async fn main() -> cli::MainResult {
     let channel = connections.channel("emit_log_topic").await?;
     channel.exchange_declare(ExchangeDeclareArguments::new("topic_logs", "topic")).await?;
 
-    // A topic exchange compares the key, word by word, with the binding keys.
+    // A topic exchange compares the routing key, word by word, with the binding keys.
     let to = BasicPublishArguments::new("topic_logs", &key);
     channel.publish(to, BasicProperties::default(), message.as_str()).await?;
     println!(" [x] Sent {key}:{message}");

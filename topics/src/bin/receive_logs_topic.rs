@@ -1,4 +1,4 @@
-//! Chapter 5, the consumer: prints the log messages whose key fits one of its binding keys, until Ctrl-C.
+//! Chapter 5, the consumer: prints the log messages whose routing key matches a binding key, until Ctrl-C.
 //!
 //!     cargo run --bin receive_logs_topic -- "kern.*" "*.critical"
 
@@ -6,7 +6,7 @@ use amqprs::channel::{BasicConsumeArguments, ExchangeDeclareArguments, QueueBind
 use clap::Parser;
 use common::{ConnectionManager, Result, SetupChannel, cli, escaped};
 
-/// Prints the log messages that fit some binding keys until Ctrl-C.
+/// Prints the log messages that match the given binding keys until Ctrl-C.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --bin receive_logs_topic -- \"kern.*\" \"*.critical\" (with the quotes)")]
 struct Args {
@@ -35,12 +35,12 @@ async fn main() -> cli::MainResult {
     Ok(())
 }
 
-/// Binds a fresh queue, once for each binding key. Runs again after every loss of the connection.
+/// Binds a new queue, once for each binding key. Runs again after every loss of the connection.
 async fn subscribe(channel: SetupChannel, binding_keys: Vec<String>) -> Result<BasicConsumeArguments> {
     channel.exchange_declare(ExchangeDeclareArguments::new("topic_logs", "topic")).await?;
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
 
-    // A message that fits several of the keys still comes once: they lead to the same queue.
+    // A message that matches several of these keys still comes once, because all of them bind the same queue.
     for binding_key in &binding_keys {
         channel.queue_bind(QueueBindArguments::new(&queue.name, "topic_logs", binding_key)).await?;
     }

@@ -44,7 +44,7 @@ async fn an_exchange_that_was_declared_differently_is_one_clear_line() -> Result
 #[tokio::test]
 async fn a_key_may_have_255_bytes_and_no_more() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
-    // Bytes, not characters: the umlaut has two.
+    // Bytes count, not characters: `ü` has two bytes.
     let longest = format!("{}.{}ü", "k".repeat(126), "w".repeat(126));
     let too_long = format!("{longest}s");
     let mut all = receiver(&host, &["*.*"]).await?;
@@ -66,7 +66,7 @@ async fn a_key_may_have_255_bytes_and_no_more() -> Result<()> {
 async fn a_message_that_is_not_text_does_not_stop_the_receiver() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut receiver = receiver(&host, &["info"]).await?;
-    // `H`, a byte that is in no UTF-8 text, `i`.
+    // `H`, a byte that is not valid in UTF-8, and `i`.
     lesson::publish_base64(&host, "topic_logs", "info", "SP9p").await?;
     receiver.expect(" [x] info:H\u{fffd}i").await?;
     emit(&host, "info", "and on").await?;

@@ -21,7 +21,7 @@ fn receive_logs_topic(host: &VirtualHost<'_>, binding_keys: &[&str]) -> Program 
     Program::new(RECEIVE_LOGS_TOPIC).url(host.url()).args(binding_keys)
 }
 
-/// Publishes a log message; every queue bound for it has it when this returns.
+/// Publishes a log message. When this returns, every queue with a matching binding has it.
 async fn emit(host: &VirtualHost<'_>, key: &str, message: &str) -> Result<()> {
     let sent = emit_log_topic(host).args([key, message]).run().await?;
     assert_eq!(sent.stdout, format!(" [x] Sent {key}:{message}\n"));
@@ -30,14 +30,14 @@ async fn emit(host: &VirtualHost<'_>, key: &str, message: &str) -> Result<()> {
     Ok(())
 }
 
-/// Starts a receiver; it is subscribed when this returns.
+/// Starts a receiver. When this returns, it is subscribed.
 async fn receiver(host: &VirtualHost<'_>, binding_keys: &[&str]) -> Result<Running> {
     let mut receiver = receive_logs_topic(host, binding_keys).spawn()?;
     receiver.expect(WAITING).await?;
     Ok(receiver)
 }
 
-/// The bindings of the chapter's exchange: queue and binding key.
+/// The bindings of the chapter's exchange: the queue and the binding key of each.
 async fn bindings(host: &VirtualHost<'_>) -> Result<BTreeSet<(String, String)>> {
     let bindings = host.get("/api/exchanges/{vhost}/topic_logs/bindings/source").await?;
     let bindings = bindings.as_array().context("no list of bindings")?;
@@ -45,10 +45,11 @@ async fn bindings(host: &VirtualHost<'_>) -> Result<BTreeSet<(String, String)>> 
     Ok(bindings.iter().map(|binding| (text(&binding["destination"]), text(&binding["routing_key"]))).collect())
 }
 
-/// Sends all of `keys` and checks that a receiver bound with `binding_keys` gets exactly those of `expected`, in order.
+/// Sends a message with each of `keys`. Checks that a receiver bound with `binding_keys` gets exactly those in
+/// `expected`, in order.
 async fn gets_of(binding_keys: &[&str], keys: &[&str], expected: &[&str]) -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
-    // The last message must reach it whatever it is bound with: nothing may have come in between.
+    // The last message must reach the receiver with any binding. It shows that nothing else came before.
     let mut all = binding_keys.to_vec();
     all.push("the.very.end");
     let mut receiver = receiver(&host, &all).await?;
@@ -103,8 +104,7 @@ async fn the_words_after_the_key_are_joined() -> Result<()> {
     receiver.expect(" [x] kern.critical:A critical kernel error").await
 }
 
-/// The table of the tutorial: speed, colour and species; Q1 wants the orange animals, Q2 all that concerns rabbits or
-/// is lazy.
+/// The table of the tutorial: speed, colour and kind. Q1 wants the orange animals, Q2 all rabbits and all lazy animals.
 #[tokio::test]
 async fn the_animals_go_where_the_tutorial_says() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
@@ -116,13 +116,13 @@ async fn the_animals_go_where_the_tutorial_says() -> Result<()> {
         ("lazy.orange.elephant", to_q1, to_q2),
         ("quick.orange.fox", to_q1, false),
         ("lazy.brown.fox", false, to_q2),
-        // Two bindings of Q2 fit: one copy comes.
+        // Two bindings of Q2 match: one copy comes.
         ("lazy.pink.rabbit", false, to_q2),
         ("quick.brown.fox", false, false),
         ("orange", false, false),
         ("quick.orange.new.rabbit", false, false),
         ("lazy.orange.new.rabbit", false, to_q2),
-        // For both: nothing may have come in between.
+        // For both: it shows that nothing else came before.
         ("lazy.orange.end", to_q1, to_q2),
     ] {
         emit(&host, animal, "an animal").await?;
@@ -230,7 +230,7 @@ async fn a_receiver_that_loses_its_connection_binds_all_its_keys_again() -> Resu
     let before = bindings(&host).await?;
     host.close_all_connections().await?;
     receiver.stderr_line_containing("the connection to RabbitMQ was lost").await?;
-    // The queue is bound some time after the connection is there again, and the program does not tell.
+    // The program binds its new queue some time after it has reconnected, and prints nothing then.
     let renewed = async || bindings(&host).await.ok().filter(|now| now.len() == 2 && now.is_disjoint(&before));
     lesson::until("a new queue with two bindings", renewed).await?;
     emit(&host, "user.critical", "after the loss").await?;

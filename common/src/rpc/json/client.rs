@@ -37,6 +37,18 @@ use crate::{
 pub struct JsonRpcClient(RpcClient);
 
 /// How a call is made. A [`Duration`] is one with this timeout.
+///
+/// ```no_run
+/// # async fn example(client: common::rpc::JsonRpcClient) -> common::Result<()> {
+/// use common::rpc::CallOptions;
+/// use serde_json::json;
+/// use std::time::Duration;
+///
+/// // Worth doing later, too, but not after an hour:
+/// let options = CallOptions { expiration: Some(Duration::from_secs(3600)), persistent: true, ..Duration::from_secs(10).into() };
+/// client.call::<()>("send_report", &json!({"month": 11}), options).await
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallOptions {
     /// How long to wait for the reply. Default: 10 seconds.

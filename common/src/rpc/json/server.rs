@@ -160,6 +160,13 @@ impl JsonRpcServer {
 
     /// Stops a function: calls not begun go to its other servers or wait; returns when those begun are answered.
     ///
+    /// ```no_run
+    /// # async fn example(server: common::rpc::JsonRpcServer) -> common::Result<()> {
+    /// server.register("now", |()| async { Ok("noon") }).await?;
+    /// server.unregister("now").await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) when this server has no function of that name.
     pub async fn unregister(&self, name: &str) -> Result<()> {

@@ -1,0 +1,96 @@
+//! What the broker says on a session, by itself.
+
+use std::{sync::Arc, time::Duration};
+
+use amqprs::{
+    Ack, BasicProperties, Cancel, CloseChannel, Nack, Return, callbacks::ChannelCallback,
+    channel::Channel as RawChannel,
+};
+use async_trait::async_trait;
+use tokio::time::sleep;
+
+use crate::{
+    Error, Result, Returned,
+    connection::live::ConnectionState,
+    encoding::nesting::shallow,
+    session::{confirms::Verdict, message_number::remove_number, state::SessionState},
+};
+
+/// How long a channel that the broker closed lingers before it is answered and amqprs's dispatcher ends. Deliveries may
+/// follow the close: in RabbitMQ they come from another process, and a quorum queue goes on until the prefetch is used
+/// up. One that finds no dispatcher ends the whole connection, and on a busy machine 20 ms were too short.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Runs inside amqprs's dispatcher, so it never calls the channel. It holds the state but not the session, which it would keep
+/// open.
+pub(crate) struct SessionEvents {
+    pub state: Arc<SessionState>,
+    pub connection: Arc<ConnectionState>,
+}
+
+impl Drop for SessionEvents {
+    fn drop(&mut self) {
+        let reason = self.connection.closed.reason().unwrap_or(Error::lost("the channel ended"));
+        self.state.end(reason);
+    }
+}
+
+#[async_trait]
+impl ChannelCallback for SessionEvents {
+    async fn close(&mut self, raw: &RawChannel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
+        self.connection.numbers.lose(raw.channel_id());
+        self.state.end_by_broker(&close);
+        // The answer has to wait: else what is still on its way, in either direction, costs the whole connection. And it
+        // has to come: a quorum queue keeps what was delivered on this channel, unacknowledged, until then.
+        let quiet = async {
+            sleep(LINGER).await;
+            // Whoever is publishing or settling has sent it when this is free; whoever comes later sees the loss.
+            drop(self.state.order.lock().await);
+        };
+        tokio::select! {
+            () = self.connection.ended() => {}
+            () = quiet => {}
+        }
+        // When the connection has ended, or will in a moment, nobody is there to be answered, and amqprs would panic. Its
+        // writer may end before anybody is told of the loss.
+        if raw.is_connection_open() && !self.connection.is_ending() {
+            Ok(())
+        } else {
+            Err(amqprs::error::Error::ChannelCloseError("closed by RabbitMQ".into()))
+        }
+    }
+
+    async fn cancel(&mut self, _: &RawChannel, _: Cancel) -> Result<(), amqprs::error::Error> {
+        // The channel lives, and what it has delivered can be settled.
+        self.state.cancelled.cancel();
+        Ok(())
+    }
+
+    async fn flow(&mut self, _: &RawChannel, active: bool) -> Result<bool, amqprs::error::Error> {
+        Ok(active)
+    }
+
+    async fn publish_ack(&mut self, _: &RawChannel, ack: Ack) {
+        self.state.pending_confirms.settle(ack.delivery_tag(), ack.mutiple(), Verdict::Ack);
+    }
+
+    async fn publish_nack(&mut self, _: &RawChannel, nack: Nack) {
+        self.state.pending_confirms.settle(nack.delivery_tag(), nack.multiple(), Verdict::Nack);
+    }
+
+    async fn publish_return(&mut self, _: &RawChannel, ret: Return, properties: BasicProperties, body: Vec<u8>) {
+        let (properties, number) = remove_number(shallow(properties, || format!("a returned message ({ret})")));
+        let message = Returned {
+            code: ret.reply_code(),
+            text: ret.reply_text().clone(),
+            exchange: ret.exchange().clone(),
+            routing_key: ret.routing_key().clone(),
+            properties,
+            body,
+        };
+        match number {
+            Some(number) => self.state.pending_confirms.returned(number, message),
+            None => tracing::warn!("a returned message is none of ours: {message}"),
+        }
+    }
+}
