@@ -1,4 +1,4 @@
-"""Chapter 3, the producer: publishes one message to everybody who listens."""
+"""Chapter 3, the producer: publishes one message to every receiver."""
 
 import os
 import sys

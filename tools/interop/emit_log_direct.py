@@ -1,4 +1,4 @@
-"""Chapter 4, the producer: publishes one message under a severity."""
+"""Chapter 4, the producer: publishes one message with a severity as its routing key."""
 
 import os
 import sys

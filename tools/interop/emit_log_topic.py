@@ -1,4 +1,4 @@
-"""Chapter 5, the producer: publishes one message under a key of dotted words."""
+"""Chapter 5, the producer: publishes one message with a routing key of dotted words."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Hands out tasks as JSON, with aio-pika: one for each JSON object."""
+"""Sends tasks as JSON, with aio-pika: one task for each JSON object."""
 
 import asyncio
 import json

@@ -20,12 +20,12 @@ async def main():
     args = parser.parse_args()
     connection = await aio_pika.connect_robust(URL)
     async with connection:
-        # RabbitMQ may take no shared queue that is not durable.
+        # RabbitMQ may refuse a shared queue that is not durable.
         rpc = await JsonRPC.create(await connection.channel(), durable=True)
         try:
             result = await rpc.call(args.method, args.arguments, expiration=args.timeout)
         except Exception as error:
-            # Of an error of the other side, the second argument is what it sent.
+            # If the server answered with an error, the second argument is what it sent.
             sys.exit(f"Error: {type(error).__name__}: {error.args}")
         print(json.dumps(result, ensure_ascii=False))
 

@@ -1,4 +1,4 @@
-"""Named functions over JSON, with aio-pika: multiply, divide and sleep, for whoever calls them."""
+"""Offers functions over JSON, with aio-pika: multiply, divide and sleep."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ async def sleep(*, seconds):
 async def main():
     connection = await aio_pika.connect_robust(URL)
     async with connection:
-        # RabbitMQ may take no shared queue that is not durable.
+        # RabbitMQ may refuse a shared queue that is not durable.
         rpc = await JsonRPC.create(await connection.channel(), durable=True)
         for function in (multiply, divide, sleep):
             await rpc.register(function.__name__, function, durable=True, auto_delete=True)

@@ -1,4 +1,4 @@
-"""Works on tasks in JSON, with aio-pika: prints each; fails on those with a certain text in them."""
+"""Works on tasks in JSON, with aio-pika: prints each task, and fails on tasks that contain a certain text."""
 
 import argparse
 import asyncio

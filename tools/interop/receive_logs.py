@@ -1,4 +1,4 @@
-"""Chapter 3, the consumer: prints every message from now on."""
+"""Chapter 3, the consumer: prints every message that is sent from now on."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Chapter 4, the consumer: prints the messages of some severities."""
+"""Chapter 4, the consumer: prints the messages with certain severities."""
 
 import os
 import sys

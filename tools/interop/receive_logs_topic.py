@@ -1,4 +1,4 @@
-"""Chapter 5, the consumer: prints the messages that fit some binding keys."""
+"""Chapter 5, the consumer: prints the messages that match its binding keys."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Chapter 6, the client: asks for a Fibonacci number. It knows nothing of error replies: to it they are replies."""
+"""Chapter 6, the client: asks for a Fibonacci number. It treats error replies like other replies."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Chapter 6, the server: computes Fibonacci numbers for whoever asks."""
+"""Chapter 6, the server: computes Fibonacci numbers for its clients."""
 
 import os
 

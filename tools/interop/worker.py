@@ -1,4 +1,4 @@
-"""Chapter 2, the consumer: works on tasks, a second for each dot."""
+"""Chapter 2, the consumer: works on tasks, one second for each dot."""
 
 import os
 import time

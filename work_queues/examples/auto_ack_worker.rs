@@ -8,7 +8,7 @@ use amqprs::channel::BasicConsumeArguments;
 use clap::Parser;
 use common::{ConnectionManager, Result, SetupChannel, cli, quorum_queue};
 
-/// Works on tasks until Ctrl-C, and loses those that it has not done.
+/// Works on tasks until Ctrl-C, and loses the tasks that it has not finished.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run --example auto_ack_worker")]
 struct Args {

@@ -15,7 +15,7 @@ struct Args {
     #[command(flatten)]
     broker: cli::BrokerArgs,
 
-    /// How many tasks the broker may send before the first is acknowledged; 0 is no limit
+    /// How many tasks the broker may send before the first is acknowledged; 0 means no limit
     #[arg(long, default_value_t = 10)]
     prefetch: u16,
 }

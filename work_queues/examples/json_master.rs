@@ -1,4 +1,4 @@
-//! Hands out tasks as JSON. Their worker may be Python's aio-pika (`JsonMaster`).
+//! Sends tasks as JSON. The worker can also be a Python program with aio-pika (`JsonMaster`).
 //!
 //!     cargo run -p work_queues --example json_master -- resize '{"picture":"cat.png"}'
 
@@ -6,7 +6,7 @@ use clap::Parser;
 use common::{ConnectionManager, cli, tasks::Master};
 use serde_json::{Map, Value};
 
-/// Hands out tasks: one for each JSON object.
+/// Sends tasks: one for each JSON object.
 #[derive(Parser)]
 #[command(after_help = "Example: cargo run -p work_queues --example json_master -- resize '{\"picture\":\"cat.png\"}'")]
 struct Args {

@@ -1,4 +1,4 @@
-//! Works on tasks in JSON, until Ctrl-C. Their master may be Python's aio-pika (`JsonMaster`).
+//! Works on tasks in JSON until Ctrl-C. The sender can also be a Python program with aio-pika (`JsonMaster`).
 //!
 //!     cargo run -p work_queues --example json_worker -- resize
 
@@ -14,10 +14,10 @@ struct Args {
     #[command(flatten)]
     broker: cli::BrokerArgs,
 
-    /// The queue; it is declared durable
+    /// The queue, which is declared as durable
     queue: String,
 
-    /// Fail on tasks that contain this text: they go back to the queue
+    /// Fail on tasks that contain this text, and put them back into the queue
     #[arg(long, value_name = "TEXT")]
     fail_on: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Chapter 2, exercise 2: a worker that gives every task back.
+//! Chapter 2, exercise 2: a worker that puts every task back into the queue.
 //!
 //!     cargo run --example rejecting_worker
 

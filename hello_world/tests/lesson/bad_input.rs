@@ -39,7 +39,7 @@ async fn a_queue_that_was_declared_differently_is_one_clear_line() -> Result<()>
 async fn a_body_that_is_not_text_is_printed_all_the_same() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut receiver = waiting(receive(&host)).await?;
-    // `H`, a byte that is in no UTF-8 text, `i`.
+    // `H`, a byte that cannot be in UTF-8 text, `i`.
     lesson::publish_base64(&host, "", "hello", "SP9p").await?;
     lesson::publish_base64(&host, "", "hello", "").await?;
     publish(&host, "and on").await?;
@@ -48,7 +48,7 @@ async fn a_body_that_is_not_text_is_printed_all_the_same() -> Result<()> {
     receiver.expect(" [x] Received and on").await
 }
 
-/// A terminal would carry them out, and a line break would forge a line of ours.
+/// A terminal would execute control characters, and a line break would look like a line of the program.
 #[tokio::test]
 async fn control_characters_of_a_stranger_are_escaped() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
@@ -59,13 +59,13 @@ async fn control_characters_of_a_stranger_are_escaped() -> Result<()> {
     receiver.expect(" [x] Received हिन्दी Grüße 👩‍🚀").await
 }
 
-/// It would overflow the stack, and end the program at each start again.
+/// Such headers would overflow the stack and end the program, again after each start.
 #[tokio::test]
 async fn a_header_nested_as_deep_as_a_frame_allows_is_removed() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut receiver = waiting(receive(&host).arg("--properties")).await?;
     Letter::new(arrays(MOST_ARRAYS), "deep").post(&host, "hello").await?;
-    // As Celery sends it.
+    // Celery sends such a header: an empty array.
     Letter::new([short("a"), b"A\0\0\0\0".to_vec()].concat(), "an empty array").post(&host, "hello").await?;
     receiver.expect(" [x] Received deep").await?;
     lines_until(&mut receiver, "headers: { }").await?;
@@ -110,7 +110,7 @@ async fn the_option_for_the_address_is_stronger_than_the_environment() -> Result
     Ok(())
 }
 
-/// Tokio itself panics over the lowest limits, before any code of ours runs.
+/// Tokio itself panics at the lowest limits, before our code runs.
 #[cfg(unix)]
 #[tokio::test]
 async fn too_few_open_files_are_one_clear_line() -> Result<()> {

@@ -29,14 +29,14 @@ fn receive(host: &VirtualHost<'_>) -> Program {
     Program::new(RECEIVE).url(host.url())
 }
 
-/// Starts a receiver; it is subscribed when this returns.
+/// Starts a receiver. When this returns, it has subscribed.
 async fn waiting(receiver: Program) -> Result<Running> {
     let mut receiver = receiver.spawn()?;
     receiver.expect(WAITING).await?;
     Ok(receiver)
 }
 
-/// Puts a message of our own into the queue.
+/// Puts a message into the queue without our programs.
 async fn publish(host: &VirtualHost<'_>, body: &str) -> Result<()> {
     lesson::publish(host, "", "hello", json!({}), body).await
 }
@@ -187,7 +187,7 @@ async fn the_fourteen_properties_are_printed_on_request() -> Result<()> {
         .with_message_id("number 8")
         .with_timestamp(1_700_000_000)
         .with_message_type("greeting")
-        // RabbitMQ refuses a message with a user other than the connection's.
+        // RabbitMQ refuses a message whose property `user_id` is not the connection's user.
         .with_user_id(host.name())
         .with_app_id("test")
         .with_cluster_id("cluster")
@@ -249,7 +249,7 @@ async fn ctrl_c_ends_the_receiver_at_once() -> Result<()> {
     Ok(())
 }
 
-/// The rest of what is printed must not wait in a buffer for the program's end.
+/// What is printed must not wait in a buffer until the program ends.
 #[tokio::test]
 async fn output_into_a_file_comes_line_by_line() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
@@ -257,7 +257,7 @@ async fn output_into_a_file_comes_line_by_line() -> Result<()> {
     let mut receiver =
         Command::new(RECEIVE).env("AMQP_URL", host.url()).stdout(File::create(&path)?).kill_on_drop(true).spawn()?;
     let has = async |expected: String| {
-        // There is no event for a write by another program.
+        // No event reports that another program has written to a file.
         let read = async || std::fs::read_to_string(&path).ok().filter(|text| *text == expected);
         lesson::until(&format!("{expected:?} in {}", path.display()), read).await
     };
@@ -271,7 +271,7 @@ async fn output_into_a_file_comes_line_by_line() -> Result<()> {
     Ok(())
 }
 
-/// As in `receive | head -1`.
+/// As in `receive | head -1`: the reader ends first.
 #[tokio::test]
 async fn a_reader_that_goes_away_ends_the_receiver_quietly() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;

@@ -36,7 +36,7 @@ async fn an_exchange_that_was_declared_differently_is_one_clear_line() -> Result
 async fn a_message_that_is_not_text_does_not_stop_the_receiver() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut receiver = receiver(&host).await?;
-    // `H`, a byte that is in no UTF-8 text, `i`.
+    // `H`, a byte that cannot be in UTF-8 text, `i`.
     lesson::publish_base64(&host, "logs", "", "SP9p").await?;
     receiver.expect(" [x] H\u{fffd}i").await?;
     emit(&host, "and on").await?;

@@ -15,7 +15,7 @@ fn emit_log(host: &VirtualHost<'_>) -> Program {
     Program::new(EMIT_LOG).url(host.url())
 }
 
-/// Publishes a log message; every receiver's queue has it when this returns.
+/// Publishes a log message. When this returns, it is in the queue of every receiver.
 async fn emit(host: &VirtualHost<'_>, message: &str) -> Result<()> {
     let sent = emit_log(host).arg(message).run().await?;
     assert_eq!(sent.stdout, format!(" [x] Sent {message}\n"));
@@ -24,14 +24,14 @@ async fn emit(host: &VirtualHost<'_>, message: &str) -> Result<()> {
     Ok(())
 }
 
-/// Starts a receiver; it is subscribed when this returns.
+/// Starts a receiver. When this returns, it has subscribed.
 async fn receiver(host: &VirtualHost<'_>) -> Result<Running> {
     let mut receiver = Program::new(RECEIVE_LOGS).url(host.url()).spawn()?;
     receiver.expect(WAITING).await?;
     Ok(receiver)
 }
 
-/// The queue of the only receiver there is: the broker knows it by its binding.
+/// The queue of the only receiver. The broker lists it by its binding.
 async fn its_queue(host: &VirtualHost<'_>) -> Result<Option<String>> {
     let bindings = host.get("/api/exchanges/{vhost}/logs/bindings/source").await?;
     Ok(bindings[0]["destination"].as_str().map(str::to_owned))
@@ -84,7 +84,7 @@ async fn each_of_five_receivers_gets_every_message() -> Result<()> {
     each_of(5).await
 }
 
-/// So many receivers each get every message, in order, and once.
+/// Each of this number of receivers gets every message once, in order.
 async fn each_of(count: usize) -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut receivers = Vec::new();
@@ -152,7 +152,7 @@ async fn a_receiver_has_an_exclusive_queue_named_by_the_broker_that_goes_with_it
 
     receiver.interrupt()?;
     receiver.wait().await?;
-    // The broker sees the end of the connection a moment later, and does not report it.
+    // The broker notices the end of the connection a moment later, and no event reports it.
     lesson::until("the queue to go", async || its_queue(&host).await.is_ok_and(|queue| queue.is_none()).then_some(()))
         .await?;
     assert!(host.queue(&name).await.is_err(), "the queue {name} is still there");
@@ -182,14 +182,14 @@ async fn a_receiver_that_loses_its_connection_listens_again_on_a_new_queue() -> 
     let before = its_queue(&host).await?;
     host.close_all_connections().await?;
     receiver.stderr_line_containing("the connection to RabbitMQ was lost").await?;
-    // The queue is bound some time after the connection is there again, and the program does not tell.
+    // The queue is bound some time after the reconnect, and the program does not report it.
     let renewed = async || its_queue(&host).await.ok().flatten().filter(|queue| Some(queue) != before.as_ref());
     lesson::until("a new queue", renewed).await?;
     emit(&host, "after the loss").await?;
     receiver.expect(" [x] after the loss").await
 }
 
-/// Producers never deal with queues: after the sender there is the exchange, and no queue.
+/// Producers do not use queues: the sender uses only the exchange.
 #[tokio::test]
 async fn a_sender_declares_no_queue() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;

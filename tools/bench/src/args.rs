@@ -8,8 +8,8 @@ use crate::{variants::Variant, work::Work};
 
 /// Measures confirmed publishing, consuming, RPC and more, with bare amqprs, `common`, lapin and aio-pika side by side.
 ///
-/// All variants work in turn, in processes of their own, on one broker: the one that AMQP_URL names, else one that is
-/// started. Ratios can be compared between machines; absolute figures cannot.
+/// All variants take turns, in processes of their own, on one broker: the one that AMQP_URL names, or else one that is
+/// started. You can compare ratios between machines, but not absolute figures.
 #[derive(Debug, Parser)]
 #[command(
     bin_name = "cargo bench-all",
@@ -26,16 +26,16 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Does much with `common` and shows its memory over time; fails when that grows
+    /// Does much work with `common` and shows its memory over time; fails if the memory grows
     Soak(SoakArgs),
-    /// Does one work, as often as stdin says; used by this program itself
+    /// Does one kind of work, as often as stdin says; this program starts it itself
     #[command(hide = true)]
     Child { work: Work, variant: Variant, name: String },
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct MeasureArgs {
-    /// A selection, in less than two minutes
+    /// Run only a selection, in less than two minutes
     #[arg(long)]
     pub quick: bool,
 
@@ -55,19 +55,19 @@ pub struct MeasureArgs {
     #[arg(long, value_parser = seconds)]
     pub seconds: Option<f64>,
 
-    /// One line of JSON for each figure, instead of the table
+    /// Print one line of JSON for each figure, instead of the table
     #[arg(long)]
     pub json: bool,
 
-    /// Draw throughput against messages in flight
+    /// Draw throughput against messages in flight into this file
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
 
-    /// Count the instructions of the hot paths too; a full run does
+    /// Also count the instructions of the most used paths; a full run always does
     #[arg(long)]
     pub instructions: bool,
 
-    /// Show the names of all work, and do none
+    /// Print the names of all work, and measure nothing
     #[arg(long)]
     pub list: bool,
 }
@@ -94,12 +94,12 @@ pub struct SoakArgs {
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.01..=60.0).contains(&seconds) => Ok(seconds),
-        _ => Err("a number from 0.01 to 60 is needed".into()),
+        _ => Err("it must be a number from 0.01 to 60".into()),
     }
 }
 
 impl MeasureArgs {
-    /// The work that was asked for.
+    /// The work that the options choose.
     pub fn works(&self) -> Vec<Work> {
         let chosen = |work: &Work| {
             let name = work.to_string();

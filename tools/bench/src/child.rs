@@ -1,5 +1,5 @@
-//! Each variant does its work in a process of its own, so that processor time and memory are its alone. The parent says
-//! how much to do, one line a round, and reads one line of JSON for each.
+//! Each variant works in a process of its own, so that its processor time and memory can be measured alone. For each
+//! round the parent writes one line that says how much to do, and reads one line of JSON with the result.
 
 use std::{env, ffi::OsString, process::Stdio, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{
     work::Work,
 };
 
-/// Nothing may take longer.
+/// No answer of a child may take longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a child says.
+/// What a child answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Answer {
@@ -39,13 +39,13 @@ pub struct Round {
 /// The child's side.
 pub async fn run(work: Work, variant: Variant, name: String) -> Result<()> {
     let url = env::var("AMQP_URL").context("AMQP_URL is not set")?;
-    // In a task, as a server's code is: the thread of `main` is not one of the runtime's own.
+    // In a task, as the code of a server would run: the thread of `main` is not one of the runtime's own.
     tokio::spawn(async move {
         let mut ready = variant.prepare(&work, &url, &name).await?;
         say(&Answer::Ready { ready: true })?;
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         while let Some(line) = lines.next_line().await? {
-            let count = line.parse().with_context(|| format!("`{line}` is no number of units"))?;
+            let count = line.parse().with_context(|| format!("`{line}` is not a number of units"))?;
             let before = usage::cpu_seconds();
             let seconds = ready.run(count).await?.as_secs_f64();
             let cpu = usage::cpu_seconds().zip(before).map(|(after, before)| after - before);
@@ -61,8 +61,8 @@ fn say(answer: &Answer) -> Result<()> {
     Ok(())
 }
 
-/// A child, seen from the parent. Ends with this value.
-pub struct Session {
+/// A child process, as the parent sees it. It ends when this value is dropped.
+pub struct ChildProcess {
     pub variant: Variant,
     what: String,
     child: Child,
@@ -70,7 +70,7 @@ pub struct Session {
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl Session {
+impl ChildProcess {
     /// Starts a child and waits until it is ready. `tool` is a command to run it under, with its arguments.
     pub async fn start(
         work: &Work,
@@ -79,7 +79,7 @@ impl Session {
         name: &str,
         python: Option<&Python>,
         tool: &[OsString],
-    ) -> Result<Session> {
+    ) -> Result<ChildProcess> {
         let mut words = tool.to_vec();
         match (variant, python) {
             (Variant::AioPika, Some(python)) => words.extend(python.command(work, name)?),
@@ -92,7 +92,7 @@ impl Session {
         let what = format!("{variant} doing {work}");
         let mut child = Command::new(&words[0])
             .args(&words[1..])
-            // There is a password in it, so it is not an argument.
+            // The URL contains a password, so it is not an argument.
             .env("AMQP_URL", url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -101,14 +101,14 @@ impl Session {
             .with_context(|| format!("cannot start {}", words[0].display()))?;
         let stdin = child.stdin.take().context("no stdin")?;
         let lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
-        let mut session = Session { variant, what, child, stdin, lines };
-        match session.answer().await? {
-            Answer::Ready { .. } => Ok(session),
-            other => Err(session.foreign(&other)),
+        let mut process = ChildProcess { variant, what, child, stdin, lines };
+        match process.answer().await? {
+            Answer::Ready { .. } => Ok(process),
+            other => Err(process.foreign(&other)),
         }
     }
 
-    /// Has `count` units done.
+    /// Makes the child do `count` units.
     pub async fn round(&mut self, count: u64) -> Result<Round> {
         self.stdin.write_all(format!("{count}\n").as_bytes()).await.with_context(|| self.what.clone())?;
         match self.answer().await? {
@@ -117,7 +117,7 @@ impl Session {
         }
     }
 
-    /// Ends it; tells the most memory it had, in KiB.
+    /// Ends the child. Returns the most memory that it had, in KiB.
     pub async fn finish(mut self) -> Result<Option<u64>> {
         self.stdin.shutdown().await?;
         drop(self.stdin);
@@ -131,12 +131,12 @@ impl Session {
     async fn answer(&mut self) -> Result<Answer> {
         let line = timeout(PATIENCE, self.lines.next_line()).await;
         let line = line.with_context(|| format!("{} took more than {} s", self.what, PATIENCE.as_secs()))??;
-        // Its own words are on stderr.
+        // The child prints its error on stderr.
         let line = line.with_context(|| format!("{} failed", self.what))?;
         serde_json::from_str(&line).with_context(|| format!("{} said {line}", self.what))
     }
 
     fn foreign(&self, answer: &Answer) -> anyhow::Error {
-        anyhow!("{} said {answer:?} out of turn", self.what)
+        anyhow!("{} unexpectedly said {answer:?}", self.what)
     }
 }

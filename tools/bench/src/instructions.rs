@@ -1,36 +1,37 @@
-//! How many instructions a unit of work takes, in the client alone: two runs of different length, and the difference
-//! divided by the difference in length, so that starting and connecting do not count.
+//! Counts how many instructions a unit of work takes, in the client alone. It makes two runs of different length, and
+//! divides the difference by the difference in length. So starting and connecting do not count.
 //!
-//! Counted by the processor where `perf stat` may read its counters, else by valgrind, which also runs in a virtual machine.
+//! The processor counts if `perf stat` may read its counters. Otherwise valgrind counts, which also works in a virtual
+//! machine.
 
 use std::{ffi::OsString, fs, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
-use crate::{child::Session, measure::Setting, variants::Variant, work::Work};
+use crate::{child::ChildProcess, measure::Setting, variants::Variant, work::Work};
 
 const SHORT: u64 = 2_000;
 const LONG: u64 = 12_000;
 
-/// What counts.
+/// The tool that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter {
     Perf,
     Valgrind,
 }
 
-/// The instructions one variant took.
+/// The instructions that one variant took.
 pub struct Counted {
     pub variant: Variant,
     pub per_unit: f64,
 }
 
 impl Counter {
-    /// The one this machine has.
+    /// The counter that works on this machine.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why no counter works.
     pub async fn find() -> Result<Counter> {
         let directory = tempfile::tempdir()?;
         let mut why = Vec::new();
@@ -46,7 +47,7 @@ impl Counter {
         bail!("instructions cannot be counted here ({})", why.join("; "))
     }
 
-    /// The command that counts what follows, into this file.
+    /// The command that runs another command and writes the count into this file.
     fn command(self, file: &Path) -> Vec<OsString> {
         match self {
             Counter::Perf => {
@@ -82,7 +83,7 @@ impl Counter {
         }
     }
 
-    /// The instructions that one unit of this work takes this variant.
+    /// How many instructions one unit of this work takes with this variant.
     pub async fn count(self, setting: &Setting<'_>, work: &Work, variant: Variant) -> Result<Counted> {
         let (short, long) =
             (self.run(setting, work, variant, SHORT).await?, self.run(setting, work, variant, LONG).await?);
@@ -92,13 +93,14 @@ impl Counter {
     async fn run(self, setting: &Setting<'_>, work: &Work, variant: Variant, count: u64) -> Result<f64> {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("counted");
-        let stage = setting.builder.build(work, variant).await?;
-        stage.fill(count).await?;
+        let topology = setting.builder.build(work, variant).await?;
+        topology.fill(count).await?;
         let tool = self.command(&file);
-        let mut session = Session::start(work, variant, setting.url, &stage.name, setting.python, &tool).await?;
-        session.round(count).await?;
-        session.finish().await?;
-        stage.remove().await?;
+        let mut process =
+            ChildProcess::start(work, variant, setting.url, &topology.name, setting.python, &tool).await?;
+        process.round(count).await?;
+        process.finish().await?;
+        topology.remove().await?;
         self.read(&file)
     }
 }

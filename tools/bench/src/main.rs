@@ -1,4 +1,4 @@
-//! How fast `common` is, beside bare amqprs, lapin and aio-pika.
+//! Measures how fast `common` is, compared with amqprs alone, lapin and aio-pika.
 //!
 //!     cargo bench-all --quick
 #![forbid(unsafe_code)]
@@ -10,8 +10,8 @@ mod measure;
 mod plot;
 mod report;
 mod soak;
-mod stage;
 mod stats;
+mod topology;
 mod url;
 mod usage;
 mod variants;
@@ -28,12 +28,12 @@ use crate::{
     instructions::Counter,
     measure::{Measured, Setting, measure},
     report::Figure,
-    stage::Builder,
+    topology::Builder,
     variants::{Variant, aio_pika::Python},
     work::{QueueKind, Reply, SMALL, Work},
 };
 
-/// What is worth counting instructions of.
+/// The work whose instructions are counted.
 const HOT_PATHS: [Work; 3] = [
     Work::Publish { size: SMALL, window: 500, queue: QueueKind::Classic },
     Work::Consume { prefetch: 200 },
@@ -52,7 +52,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Returns whether all was well.
+/// Returns whether everything went well.
 async fn run(args: Args) -> Result<bool> {
     match args.command {
         Some(Command::Child { work, variant, name }) => child::run(work, variant, name).await.map(|()| true),
@@ -68,7 +68,7 @@ async fn run(args: Args) -> Result<bool> {
         }
         None => {
             let (works, variants) = (args.measure.works(), args.measure.variants());
-            ensure!(!works.is_empty(), "there is no such work; see --list");
+            ensure!(!works.is_empty(), "no work has such a name; see --list");
             let broker = broker().await?;
             let well = bench(&args.measure, &works, variants, &broker).await;
             broker.shutdown().await?;
@@ -121,7 +121,7 @@ async fn bench(args: &MeasureArgs, works: &[Work], mut variants: Vec<Variant>, b
     Ok(failures == 0)
 }
 
-/// The instruction counts of the hot paths among this work; says so where they cannot be had.
+/// The instruction counts of the most used paths among this work. If they cannot be counted, prints why.
 async fn instructions(setting: &Setting<'_>, works: &[Work], variants: &[Variant]) -> Result<Vec<Figure>> {
     let counter = match Counter::find().await {
         Ok(counter) => counter,
@@ -134,7 +134,7 @@ async fn instructions(setting: &Setting<'_>, works: &[Work], variants: &[Variant
     let mut figures = Vec::new();
     for work in HOT_PATHS.iter().filter(|work| works.contains(work)) {
         let mut counted = Vec::new();
-        // An interpreter's instructions say nothing about ours.
+        // The instructions of an interpreter cannot be compared with ours.
         for &variant in variants.iter().filter(|variant| **variant != Variant::AioPika && variant.has(work)) {
             counted.push(counter.count(setting, work, variant).await?);
         }

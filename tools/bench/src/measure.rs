@@ -1,4 +1,4 @@
-//! One work, by all variants in turn: A B C D, A B C D, …
+//! Measures one kind of work with all variants in turn: A B C D, A B C D, …
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,17 @@ use testbed::Proxy;
 use tokio::time::sleep;
 
 use crate::{
-    child::{Round, Session},
-    stage::{Builder, Stage},
+    child::{ChildProcess, Round},
+    topology::{Builder, Topology},
     url::Address,
     variants::{Variant, aio_pika::Python},
     work::Work,
 };
 
-/// What all measuring shares.
+/// What all measurements share.
 pub struct Setting<'a> {
     pub url: &'a str,
-    /// The broker's port on this machine, to cut connections in between.
+    /// The broker's port on this machine, where a proxy connects that cuts connections.
     pub port: u16,
     pub builder: &'a Builder,
     pub python: Option<&'a Python>,
@@ -26,7 +26,7 @@ pub struct Setting<'a> {
     pub target: Duration,
 }
 
-/// What one variant did.
+/// The figures of one variant.
 pub struct Measured {
     pub variant: Variant,
     /// The main figure of each round, in the work's unit.
@@ -37,14 +37,14 @@ pub struct Measured {
 }
 
 struct Runner {
-    session: Session,
-    stage: Stage,
+    process: ChildProcess,
+    topology: Topology,
     proxy: Option<Proxy>,
     count: u64,
     measured: Measured,
 }
 
-/// Measures one work. Those that fail are told to `failed` and left out.
+/// Measures one kind of work. Calls `failed` for each variant that fails, and leaves it out.
 pub async fn measure(
     setting: &Setting<'_>,
     work: &Work,
@@ -63,7 +63,7 @@ pub async fn measure(
         for mut runner in runners {
             match runner.round(work).await {
                 Ok(()) => well.push(runner),
-                Err(error) => failed(runner.session.variant, error),
+                Err(error) => failed(runner.process.variant, error),
             }
         }
         runners = well;
@@ -77,7 +77,7 @@ pub async fn measure(
 
 impl Runner {
     async fn start(setting: &Setting<'_>, work: &Work, variant: Variant) -> Result<Runner> {
-        let stage = setting.builder.build(work, variant).await?;
+        let topology = setting.builder.build(work, variant).await?;
         let proxy = match work {
             Work::Recover => Some(Proxy::start(setting.port).await?),
             _ => None,
@@ -86,14 +86,14 @@ impl Runner {
             Some(proxy) => Address::through(setting.url, proxy.port())?,
             None => setting.url.to_owned(),
         };
-        let session = Session::start(work, variant, &url, &stage.name, setting.python, &[]).await?;
+        let process = ChildProcess::start(work, variant, &url, &topology.name, setting.python, &[]).await?;
         let measured = Measured { variant, figures: Vec::new(), cpu: Vec::new(), peak_mib: None };
-        let mut runner = Runner { session, stage, proxy, count: work.least(), measured };
+        let mut runner = Runner { process, topology, proxy, count: work.least(), measured };
         runner.warm_up(setting.target.as_secs_f64(), work).await?;
         Ok(runner)
     }
 
-    /// Finds out how many units a round takes, in rounds that grow.
+    /// Finds out how many units fill a round, in rounds that grow.
     async fn warm_up(&mut self, target: f64, work: &Work) -> Result<()> {
         if self.proxy.is_some() {
             return self.one(work).await.map(drop);
@@ -118,31 +118,32 @@ impl Runner {
     }
 
     async fn one(&mut self, work: &Work) -> Result<Round> {
-        self.stage.fill(self.count).await?;
+        self.topology.fill(self.count).await?;
         let round = match &self.proxy {
             Some(proxy) => {
                 let begun = Instant::now();
                 cut(proxy).await;
-                let round = self.session.round(self.count).await?;
+                let round = self.process.round(self.count).await?;
                 Round { seconds: begun.elapsed().as_secs_f64(), ..round }
             }
-            None => self.session.round(self.count).await?,
+            None => self.process.round(self.count).await?,
         };
         if !matches!(work, Work::Recover) {
-            self.stage.empty().await?;
+            self.topology.empty().await?;
         }
         Ok(round)
     }
 
     async fn finish(mut self) -> Result<Measured> {
-        let peak_kib = self.session.finish().await?;
+        let peak_kib = self.process.finish().await?;
         self.measured.peak_mib = peak_kib.map(|kib| kib as f64 / 1024.0);
-        self.stage.remove().await?;
+        self.topology.remove().await?;
         Ok(self.measured)
     }
 }
 
-/// Resets all connections, and waits until they are: what follows must not slip through before.
+/// Resets all connections, and waits until they are reset. Otherwise the next message could still pass on the old
+/// connection.
 async fn cut(proxy: &Proxy) {
     let (open, accepted) = (proxy.open(), proxy.accepted());
     proxy.reset();

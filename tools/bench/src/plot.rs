@@ -1,5 +1,5 @@
-//! A picture of throughput against units in flight, written as SVG by hand: a style sheet inside lets one file follow
-//! the reader's light or dark mode, which no plotting crate writes.
+//! Draws throughput against units in flight. The SVG is written by hand, because no plotting crate writes a style sheet
+//! into the file. With one, a single file follows the reader's light or dark mode.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -10,7 +10,7 @@ const PANEL: (f64, f64) = (320.0, 220.0);
 /// Space left, above, right and below of a panel's own axes.
 const MARGIN: (f64, f64, f64, f64) = (58.0, 34.0, 14.0, 34.0);
 const LEGEND: f64 = 30.0;
-/// From one name to the next.
+/// The distance from one name to the next.
 const LEGEND_STEP: f64 = 140.0;
 
 // The colours have enough contrast on white and on near-black, and differ for the colour-blind.
@@ -33,7 +33,7 @@ const STYLE: &str = "
 /// The points of one variant: units in flight, and the median.
 type Line = Vec<(usize, f64)>;
 
-/// One panel for each kind of work that was measured with several numbers in flight; `None` when there is none.
+/// One panel for each kind of work that was measured with several numbers in flight. `None` if there is no such work.
 pub fn svg(results: &[(Work, Vec<Measured>)]) -> Option<String> {
     let panels: Vec<_> =
         panels(results).into_iter().filter(|(_, lines)| lines.iter().any(|(_, line)| line.len() > 1)).collect();
@@ -41,7 +41,7 @@ pub fn svg(results: &[(Work, Vec<Measured>)]) -> Option<String> {
         return None;
     }
     let columns = panels.len().min(COLUMNS);
-    // Room for the legend, even above one panel.
+    // There must be room for the legend, even above a single panel.
     let (width, height) =
         ((PANEL.0 * columns as f64).max(960.0), LEGEND + PANEL.1 * panels.len().div_ceil(columns) as f64);
     let mut svg = format!(
@@ -129,7 +129,7 @@ fn panel(svg: &mut String, (left, top): (f64, f64), title: &str, lines: &[(Varia
     }
 }
 
-/// A round step and the end of an axis for values up to `most`: about four steps of 1, 2 or 5.
+/// A round step, and the end of an axis for values up to `most`: about four steps of 1, 2 or 5.
 fn scale(most: f64) -> (f64, f64) {
     let rough = most.max(1.0) / 4.0;
     let power = 10f64.powf(rough.log10().floor());

@@ -1,4 +1,4 @@
-//! The figures, for people as a table and for programs as lines of JSON.
+//! Prints the figures, for people as a table and for programs as lines of JSON.
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -18,7 +18,7 @@ pub struct Figure {
     pub variant: String,
     pub median: f64,
     pub unit: String,
-    /// The median of the ratios round by round. Of times and memory, too: there, less is better.
+    /// The median of the ratios of all rounds. It also exists for times and memory, where less is better.
     pub ratio_to_bare_amqprs: Option<f64>,
     pub ratio_to_lapin: Option<f64>,
     pub min: f64,
@@ -26,7 +26,7 @@ pub struct Figure {
     pub rounds: usize,
 }
 
-/// All figures of one work: of each variant the main one, processor time and memory.
+/// All figures of one work: for each variant the main figure, processor time and memory.
 pub fn figures(work: &Work, measured: &[Measured]) -> Vec<Figure> {
     let main = |one: &Measured| one.figures.clone();
     let cpu = |one: &Measured| one.cpu.clone();
@@ -82,7 +82,7 @@ impl Figure {
     }
 }
 
-/// A table of what was measured: a row for each work and variant.
+/// A table of the measurements, with a row for each work and variant.
 pub fn table(results: &[(Work, Vec<Measured>)]) -> Table {
     let heads =
         ["work", "variant", "median", "unit", "min – max", "× amqprs", "× lapin", "processor µs", "peak memory MiB"];
@@ -95,7 +95,7 @@ pub fn table(results: &[(Work, Vec<Measured>)]) -> Table {
             let ratio = |ratio: Option<f64>| ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"));
             let optional = |value: Option<f64>| value.map_or("-".into(), number);
             table.add_row([
-                // Once for all its rows.
+                // The name stands only in the first of its rows.
                 if index == 0 { figure.work } else { String::new() },
                 figure.variant,
                 number(figure.median),
@@ -143,7 +143,7 @@ fn align(mut table: Table, right: &[usize]) -> Table {
     table
 }
 
-/// Three digits that matter, thousands apart.
+/// A number with three significant digits, and with commas between thousands.
 pub fn number(value: f64) -> String {
     if value < 10.0 {
         return format!("{value:.2}");

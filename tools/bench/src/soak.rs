@@ -1,4 +1,4 @@
-//! Much work with `common`, and its memory meanwhile: nothing may grow.
+//! Does much work with `common`, and checks that its memory does not grow.
 
 use std::time::{Duration, Instant};
 
@@ -17,23 +17,23 @@ use uuid::Uuid;
 
 use crate::{args::SoakArgs, usage};
 
-/// Growth that is none: allocators keep pages, and tables grow to what the worst moment needs.
+/// Growth that does not count: allocators keep pages, and tables grow to the size that the worst moment needs.
 const ALLOWED_MIB: f64 = 8.0;
 
-/// What the messages waiting at the broker may cost a slow consumer: its prefetch, and no more.
+/// How much memory messages that wait at the broker may cost a slow consumer. Only its prefetch may be in memory.
 const SLOW_MIB: f64 = 8.0;
 
 const PREFETCH: u16 = 100;
 const IN_FLIGHT: usize = 500;
 
-/// Returns whether memory stayed flat.
+/// Returns whether the memory stayed the same.
 pub async fn run(args: &SoakArgs, url: &str) -> Result<bool> {
     let connections = ConnectionManager::new(url.parse()?);
     let mut well = true;
     well &= watch("messages published and consumed", args.messages, ALLOWED_MIB, messages(&connections, args.messages))
         .await?;
     well &= watch("calls", args.calls, ALLOWED_MIB, calls(&connections, args.calls)).await?;
-    // The first time makes what stays: the second must need no more.
+    // The first run allocates what stays allocated. The second run must not need more.
     for again in ["", " again"] {
         let allowed = if again.is_empty() { f64::INFINITY } else { ALLOWED_MIB };
         let what = format!("channels opened, used and closed{again}");
@@ -49,7 +49,7 @@ pub async fn run(args: &SoakArgs, url: &str) -> Result<bool> {
     Ok(well)
 }
 
-/// Samples memory during a phase and judges it: from a tenth of the time on it may not grow by more than `allowed`.
+/// Samples the memory during a phase. After a tenth of the time it may not grow by more than `allowed`.
 async fn watch(what: &str, count: u64, allowed: f64, phase: impl Future<Output = Result<()>>) -> Result<bool> {
     let begun = Instant::now();
     let mut samples = Vec::new();
@@ -67,7 +67,7 @@ async fn watch(what: &str, count: u64, allowed: f64, phase: impl Future<Output =
     let warm = samples.iter().filter(|(at, _)| *at >= begun.elapsed() / 10).map(|(_, size)| *size);
     let growth = warm.clone().fold(0.0, f64::max) - warm.clone().next().unwrap_or_default();
     let verdict = match samples.is_empty() {
-        true => "this system does not tell the memory".to_owned(),
+        true => "this system does not report the memory of a process".to_owned(),
         false if growth > allowed => format!("GREW by {growth:.1} MiB"),
         false => format!("grew by {growth:.1} MiB"),
     };
@@ -80,7 +80,7 @@ fn unique(what: &str) -> String {
     format!("bench-{what}-{}", Uuid::new_v4().simple())
 }
 
-/// A setup step that declares a queue which goes with its connection.
+/// A setup that declares a queue which is deleted with its connection.
 fn declare(
     queue: String,
 ) -> impl Fn(SetupChannel) -> futures_util::future::BoxFuture<'static, common::Result<()>> + Send + Sync {
@@ -107,7 +107,8 @@ async fn messages(connections: &ConnectionManager, count: u64) -> Result<()> {
         Ok(())
     });
     let to = BasicPublishArguments::new("", &queue);
-    // No faster than they are consumed, or the broker's memory would be measured: it shares the machine.
+    // Publishes no faster than the consumer reads. Otherwise the broker, which shares the machine, would need more and
+    // more memory.
     let publish = |_| channel.publish_with_deferred_confirm(to.clone(), BasicProperties::default(), vec![b'x'; 64]);
     stream::iter(0..count).then(publish).try_buffered(IN_FLIGHT).try_collect::<()>().await?;
     consuming.await?
@@ -161,7 +162,7 @@ async fn fill(channel: &Channel, queue: &str, count: u64) -> Result<()> {
     Ok(stream::iter(0..count).then(publish).try_buffered(IN_FLIGHT).try_collect::<()>().await?)
 }
 
-/// Ten seconds at a hundred messages a second.
+/// Consumes for ten seconds, a hundred messages a second.
 async fn consume_slowly(channel: &Channel, queue: &str) -> Result<()> {
     let mut messages = channel.consume_with((queue.to_owned(), PREFETCH), subscribe).await?;
     let mut pace = interval(Duration::from_millis(10));

@@ -1,6 +1,6 @@
 //! The median and the spread of a few rounds.
 
-/// What several rounds say together.
+/// The median, the least and the most of several rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
     pub median: f64,
@@ -9,7 +9,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// `None` of nothing.
+    /// `None` if there are no values.
     pub fn of(values: &[f64]) -> Option<Summary> {
         Some(Summary {
             median: median(values)?,
@@ -19,7 +19,8 @@ impl Summary {
     }
 }
 
-/// The median of the ratios round by round: what disturbs the machine disturbs neighbours alike.
+/// The median of the ratios of all rounds. The measurements of one round follow each other, so a disturbance of the
+/// machine affects both.
 pub fn ratio(values: &[f64], yardstick: &[f64]) -> Option<f64> {
     let ratios: Vec<f64> = values.iter().zip(yardstick).map(|(value, other)| value / other).collect();
     median(&ratios).filter(|ratio| ratio.is_finite())
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_round_by_round() {
-        // The machine was slow in the second round, for both.
+        // In the second round the machine was slow, for both variants.
         assert_eq!(ratio(&[10.0, 1.0, 12.0], &[20.0, 2.0, 24.0]), Some(0.5));
         assert_eq!(ratio(&[10.0], &[]), None);
     }

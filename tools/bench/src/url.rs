@@ -1,10 +1,10 @@
-//! The parts of a broker's URL, for amqprs, which takes them one by one.
+//! Splits a broker's URL into its parts, because amqprs takes them one by one.
 
 use anyhow::{Context, Result, ensure};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// Where the broker is, and who we are there.
+/// The address of the broker, and the login.
 #[derive(Debug, PartialEq)]
 pub struct Address {
     pub host: String,
@@ -16,7 +16,7 @@ pub struct Address {
 
 impl Address {
     pub fn parse(url: &str) -> Result<Address> {
-        // No error may show the URL: there is a password in it.
+        // No error may show the URL, because it contains a password.
         let url = Url::parse(url).context("AMQP_URL is not a URL")?;
         ensure!(url.scheme() == "amqp", "the benchmarks run without TLS: AMQP_URL must begin with amqp://");
         let or = |text: &str, usual: &str| match text {

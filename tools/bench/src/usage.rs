@@ -1,6 +1,6 @@
-//! What this process uses: processor time and memory. `None` where the system does not say.
+//! How much processor time and memory this process uses. `None` if the system does not say it.
 
-/// Seconds of processor time, the system's on our behalf included.
+/// Seconds of processor time, in user mode and in the system.
 #[cfg(unix)]
 pub fn cpu_seconds() -> Option<f64> {
     use nix::sys::{
@@ -19,7 +19,7 @@ pub fn cpu_seconds() -> Option<f64> {
 /// The most memory that was resident at any time, in KiB.
 #[cfg(target_os = "linux")]
 pub fn peak_kib() -> Option<u64> {
-    // Not `getrusage`: its peak counts the process that started this one.
+    // Not from `getrusage`, whose peak includes the process that started this one.
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()

@@ -1,4 +1,4 @@
-//! What is measured: the kinds of work, and the name of each.
+//! The kinds of work that are measured, and their names.
 
 use std::{fmt, str::FromStr};
 
@@ -7,17 +7,17 @@ use anyhow::{Context, Error};
 /// One kind of work, the same for all variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Confirmed publishing to one queue, with so many messages unconfirmed.
+    /// Confirmed publishing to one queue, with `window` messages unconfirmed.
     Publish { size: Size, window: usize, queue: QueueKind },
-    /// Confirmed publishing of 64 bytes to a fanout exchange with so many queues, 500 unconfirmed.
+    /// Confirmed publishing of 64 bytes to a fanout exchange with this number of queues, 500 unconfirmed.
     Fanout { queues: usize },
-    /// Consuming 64 bytes, each message acknowledged by itself.
+    /// Consuming messages of 64 bytes, with one acknowledgement for each.
     Consume { prefetch: u16 },
-    /// Calls of 64 bytes to a server in the same process on another connection, so many under way.
+    /// Calls of 64 bytes, `window` at a time. The server is in the same process, on another connection.
     Rpc { window: usize, reply: Reply },
     /// A connection and one channel, opened and closed, one after the other.
     Connect,
-    /// From a reset connection until a message has been published and received again.
+    /// From the reset of a connection until a message has been published and received again.
     Recover,
 }
 
@@ -40,7 +40,7 @@ pub enum Reply {
     Direct,
 }
 
-/// What publishing needs to know: for `Publish` and `Fanout`.
+/// What `Publish` and `Fanout` need for publishing.
 pub struct Publishing {
     pub exchange: String,
     pub routing_key: String,
@@ -48,17 +48,17 @@ pub struct Publishing {
     pub window: usize,
 }
 
-/// The body of what is consumed, called and sent to many.
+/// The size of the bodies that are consumed, of calls, and of messages to a fanout exchange.
 pub const SMALL: Size = Size(64);
 
-/// How many messages are unconfirmed on their way to many queues.
+/// How many messages to a fanout exchange are unconfirmed.
 const FANOUT_WINDOW: usize = 500;
 
 const SIZES: [Size; 3] = [SMALL, Size(1 << 10), Size(64 << 10)];
 const WINDOWS: [usize; 3] = [1, 50, 500];
 
 impl Work {
-    /// Everything, in the order in which it is measured and shown.
+    /// All work, in the order in which it is measured and shown.
     pub fn all() -> Vec<Work> {
         let mut all = Vec::new();
         for queue in [QueueKind::Classic, QueueKind::Quorum] {
@@ -66,7 +66,7 @@ impl Work {
                 all.extend(WINDOWS.map(|window| Work::Publish { size, window, queue }));
             }
         }
-        // For the memory that messages in flight take.
+        // This one shows how much memory messages in flight take.
         all.push(Work::Publish { size: Size(1 << 10), window: 10_000, queue: QueueKind::Classic });
         all.extend([1, 20, 200].map(|prefetch| Work::Consume { prefetch }));
         for reply in [Reply::Callback, Reply::Direct] {
@@ -77,7 +77,7 @@ impl Work {
         all
     }
 
-    /// Whether it belongs to a quick run: one of each kind, and those that have a goal.
+    /// Whether it belongs to a quick run: one work of each kind, and each work that has a goal.
     pub fn is_quick(&self) -> bool {
         match *self {
             Work::Publish { size, window, queue } => match queue {
@@ -91,7 +91,7 @@ impl Work {
         }
     }
 
-    /// The least units in one round: with fewer there would never be so many in flight.
+    /// The least number of units in a round. With fewer, there would never be so many in flight.
     pub fn least(&self) -> u64 {
         let in_flight = match *self {
             Work::Publish { window, .. } | Work::Rpc { window, .. } => window,
@@ -102,7 +102,7 @@ impl Work {
         2 * in_flight as u64
     }
 
-    /// What one unit of it is.
+    /// What one unit of it is called.
     pub fn noun(&self) -> &'static str {
         match self {
             Work::Publish { .. } | Work::Fanout { .. } | Work::Consume { .. } => "message",
@@ -112,7 +112,7 @@ impl Work {
         }
     }
 
-    /// The unit of its main figure: units per second, or milliseconds for what is rare.
+    /// The unit of its main figure: units per second, or milliseconds for connecting and recovering.
     pub fn unit(&self) -> &'static str {
         match self {
             Work::Rpc { .. } => "calls/s",
@@ -129,7 +129,7 @@ impl Work {
         }
     }
 
-    /// The line of a plot it is a point of, and where: units in flight.
+    /// Its point in the plot: the name of the line, and the units in flight.
     pub fn point(&self) -> Option<(String, usize)> {
         match *self {
             Work::Publish { size, window, queue } if window <= 500 => {
@@ -141,7 +141,7 @@ impl Work {
         }
     }
 
-    /// What publishing needs to know; `name` is the queue's or the fanout exchange's.
+    /// What publishing needs; `name` is the queue's or the fanout exchange's.
     pub fn publishing(&self, name: &str) -> Option<Publishing> {
         let (exchange, routing_key, size, window) = match *self {
             Work::Publish { size, window, .. } => (String::new(), name.to_owned(), size, window),

@@ -1,4 +1,4 @@
-//! What can go wrong between a program and its broker.
+//! The faults that can happen between a program and its broker.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use clap::ValueEnum;
 /// One kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Fault {
-    /// The connection ends in order: both sides see the end of the stream
+    /// The connection is closed cleanly: both sides see the end of the stream
     Fin,
     /// The connection is reset
     Rst,
-    /// Nothing passes any more, and only the heartbeat tells
+    /// Nothing passes any more, and only missing heartbeats show it
     Silence,
-    /// The connection ends after so many bytes, most likely within a frame
+    /// The connection ends after a number of bytes, most likely within a frame
     MidFrame,
-    /// The broker is stopped in good order, and started again
+    /// The broker is stopped cleanly, and started again
     StopStart,
     /// The broker is killed, and started again
     Kill,
@@ -28,23 +28,23 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// It hits the broker, and with it everybody.
+    /// Whether it hits the broker, and so all users.
     pub fn is_of_the_broker(self) -> bool {
         matches!(self, Self::StopStart | Self::Kill)
     }
 
-    /// It ends the connection, and not only something on it.
+    /// Whether it ends the connection, and not only a channel or a queue.
     pub fn ends_the_connection(self) -> bool {
         !matches!(self, Self::ChannelClosed | Self::QueueDeleted)
     }
 
-    /// It lasts until somebody lifts it: no connection can be made before.
+    /// Whether it lasts until it is ended, so that until then no connection is possible.
     pub fn lasts(self) -> bool {
         self.is_of_the_broker() || self == Self::Silence
     }
 }
 
-/// As on the command line.
+/// The name as on the command line.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))

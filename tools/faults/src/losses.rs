@@ -1,4 +1,4 @@
-//! How often a connection was lost and came back, as its events tell.
+//! Counts how often a connection was lost and restored, from its events.
 
 use std::time::{Duration, Instant};
 
@@ -40,15 +40,15 @@ impl Losses {
         self.state.borrow().count
     }
 
-    /// The longest time without a connection; one that still lasts is not counted.
+    /// The longest time without a connection. A loss that still lasts is not counted.
     pub fn longest(&self) -> Duration {
         self.state.borrow().longest
     }
 
-    /// Waits until there are more than `before`; tells when the last one was.
+    /// Waits until the count is higher than `before`. Returns the time of the last loss.
     ///
     /// # Errors
-    /// When it does not come in time.
+    /// When no loss comes in time.
     pub async fn after(&self, before: u32) -> Result<Instant> {
         until(&self.state, "the loss of the connection", |state| state.last.filter(|_| state.count > before)).await
     }
@@ -59,7 +59,7 @@ impl State {
         match event {
             Event::Lost(_) => self.lose(),
             Event::Recovered => {
-                // Only the latest event is kept for us: a loss that was over at once is not told of.
+                // We only see the latest event: if a loss is over quickly, its own event is missing.
                 if !self.down {
                     self.lose();
                 }

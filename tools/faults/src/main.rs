@@ -1,4 +1,4 @@
-//! Every kind of fault against every kind of user, each at least twice in a row, on a broker of its own.
+//! Makes every kind of fault with every kind of user, each at least twice in a row, on a broker of its own.
 //!
 //!     cargo faults
 #![forbid(unsafe_code)]
@@ -16,7 +16,7 @@ use faults::{
 };
 use testbed::Broker;
 
-/// Makes every kind of fault, and checks that every kind of user is back and has lost nothing.
+/// Makes every kind of fault, and checks that every kind of user recovers and has lost nothing.
 #[derive(Parser)]
 #[command(bin_name = "cargo faults", after_help = "Example:\n  cargo faults --fault kill --user publisher --rounds 5")]
 struct Args {
@@ -28,7 +28,7 @@ struct Args {
     #[arg(long = "user", value_name = "USER")]
     users: Vec<Kind>,
 
-    /// How often in a row
+    /// How often each fault is made, in a row
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
@@ -50,7 +50,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Returns whether all was well.
+/// Returns whether everything went well.
 async fn run(args: Args) -> Result<bool> {
     if args.verbose {
         logs::to_stderr();

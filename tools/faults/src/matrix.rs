@@ -1,4 +1,4 @@
-//! Each fault, with all users at once.
+//! Makes each fault, with all users at the same time.
 
 use std::{
     sync::Arc,
@@ -11,34 +11,34 @@ use testbed::Broker;
 use tokio::time::sleep;
 
 use crate::{
+    access::Access,
     fault::Fault,
-    seat::Seat,
     users::{Kind, User},
     wait::within,
 };
 
-/// Whoever is not back by then, once the broker answers, is lost. `common` promises a second, on a machine that is not
-/// busy: the times are printed, for people to judge.
+/// A user must have recovered within this time after the broker answers. `common` promises one second on a machine that
+/// is not busy. The times are printed, so that people can judge them.
 const SOON: Duration = Duration::from_secs(10);
 
-/// RabbitMQ notes a new quorum queue on disk half a second late. Killed before that, 3.10 never answers for it again, and
-/// 4.3 begins with an empty one.
+/// RabbitMQ writes a new quorum queue to disk half a second late. If it is killed before that, version 3.10 never
+/// answers for this queue again, and 4.3 starts with an empty one.
 const WRITTEN_DOWN: Duration = Duration::from_secs(1);
 
-/// The end of patience with one step of one user; what it waits for within has shorter deadlines.
+/// The deadline for one step of one user. The waits inside a step have shorter deadlines.
 const STEP: Duration = Duration::from_secs(60);
 
-/// One user and the fault: what came of it.
+/// The result of one fault with one user.
 pub struct Outcome {
     /// The user.
     pub kind: Kind,
-    /// What was measured, and how long it took in each round; or what went wrong.
+    /// What was measured, and how long it took in each round. Or what went wrong.
     pub result: Result<(&'static str, Vec<Duration>)>,
 }
 
 struct Cell<'a> {
     kind: Kind,
-    seat: Arc<Seat<'a>>,
+    access: Arc<Access<'a>>,
     user: Box<dyn User + 'a>,
     over: Instant,
     times: Vec<Duration>,
@@ -48,7 +48,7 @@ struct Cell<'a> {
 /// Makes one fault `rounds` times in a row, with these users.
 ///
 /// # Errors
-/// When the broker does not stop or start. What goes wrong with a user is in its outcome.
+/// When the broker does not stop or start. Errors of a user are in its outcome.
 pub async fn run(broker: &Broker, fault: Fault, kinds: &[Kind], rounds: u32) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     let mut cells = Vec::new();
@@ -64,7 +64,7 @@ pub async fn run(broker: &Broker, fault: Fault, kinds: &[Kind], rounds: u32) -> 
             stop(broker, fault).await?;
         }
         let name = format!("in round {round}");
-        all(&mut cells, &name, async |cell| cell.suffer(fault).await).await;
+        all(&mut cells, &name, async |cell| cell.make_fault(fault).await).await;
         if fault.is_of_the_broker() {
             let over = start(broker).await?;
             cells.iter_mut().for_each(|cell| cell.over = over);
@@ -72,12 +72,12 @@ pub async fn run(broker: &Broker, fault: Fault, kinds: &[Kind], rounds: u32) -> 
         all(&mut cells, &format!("after round {round}"), async |cell| cell.is_back(fault).await).await;
     }
     all(&mut cells, "at its end", async |cell| cell.user.finish().await).await;
-    // Dropping a virtual host waits for the broker.
+    // Dropping a virtual host blocks until the broker answers.
     tokio::task::block_in_place(|| outcomes.extend(cells.into_iter().map(Cell::outcome)));
     Ok(outcomes)
 }
 
-/// Does one step with all cells that are still well, at once.
+/// Does one step with all cells that have not failed, at the same time.
 async fn all<'a>(cells: &mut [Cell<'a>], when: &str, step: impl AsyncFn(&mut Cell<'a>) -> Result<()>) {
     let step = &step;
     join_all(cells.iter_mut().filter(|cell| cell.trouble.is_none()).map(|cell| async move {
@@ -95,7 +95,7 @@ async fn stop(broker: &Broker, fault: Fault) -> Result<()> {
     within(STEP, "the broker's end", stopped).await?
 }
 
-/// Starts the broker; tells when it first answered.
+/// Starts the broker. Returns the time of its first answer.
 async fn start(broker: &Broker) -> Result<Instant> {
     let answer = async {
         while broker.version().await.is_err() {
@@ -113,35 +113,36 @@ async fn start(broker: &Broker) -> Result<Instant> {
 
 impl<'a> Cell<'a> {
     async fn open(broker: &'a Broker, kind: Kind) -> Result<Self> {
-        let seat = Arc::new(Seat::new(broker).await?);
-        let user = within(STEP, "its start", kind.start(seat.clone())).await??;
-        Ok(Self { kind, seat, user, over: Instant::now(), times: Vec::new(), trouble: None })
+        let access = Arc::new(Access::new(broker).await?);
+        let user = within(STEP, "its start", kind.start(access.clone())).await??;
+        Ok(Self { kind, access, user, over: Instant::now(), times: Vec::new(), trouble: None })
     }
 
-    /// Makes the fault, waits until it is felt, and ends it.
-    async fn suffer(&mut self, fault: Fault) -> Result<()> {
+    /// Makes the fault, waits until the user notices it, and ends it.
+    async fn make_fault(&mut self, fault: Fault) -> Result<()> {
         let mut hit = None;
         match fault {
-            Fault::Fin => self.seat.proxy.cut(),
-            Fault::Rst => self.seat.proxy.reset(),
-            Fault::Silence => self.seat.proxy.stall(),
-            Fault::MidFrame => self.seat.proxy.cut_after(fastrand::u32(100..2_000)),
-            // By the time that is answered, they may be back.
+            Fault::Fin => self.access.proxy.cut(),
+            Fault::Rst => self.access.proxy.reset(),
+            Fault::Silence => self.access.proxy.stall(),
+            Fault::MidFrame => self.access.proxy.cut_after(fastrand::u32(100..2_000)),
+            // When this call returns, the user may already have recovered. So wait for the loss at the same time.
             Fault::CloseConnections => {
-                let (closed, felt) = tokio::join!(self.seat.host.ask_to_close_connections(), self.user.suffers(fault));
+                let (closed, felt) =
+                    tokio::join!(self.access.host.ask_to_close_connections(), self.user.notices(fault));
                 closed?;
                 hit = Some(felt?);
             }
             Fault::ChannelClosed => self.user.lose_channel().await?,
             Fault::QueueDeleted => self.user.lose_queue().await?,
-            // Made for all at once.
+            // These are made once for all users.
             Fault::StopStart | Fault::Kill => {}
         }
         let hit = match hit {
             Some(hit) => hit,
-            None => self.user.suffers(fault).await?,
+            None => self.user.notices(fault).await?,
         };
-        self.seat.proxy.resume();
+        self.access.proxy.resume();
         self.over = if fault.lasts() { Instant::now() } else { hit };
         Ok(())
     }

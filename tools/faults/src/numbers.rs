@@ -1,4 +1,4 @@
-//! Millions of numbered messages in little memory.
+//! Remembers millions of numbered messages in little memory.
 
 /// A set of numbers from 0 on, one bit each.
 #[derive(Debug, Default)]
@@ -20,23 +20,23 @@ impl Numbers {
         new
     }
 
-    /// Whether it is there.
+    /// Whether the set has this number.
     pub fn contains(&self, number: u64) -> bool {
         let (word, bit) = place(number);
         self.words.get(word).is_some_and(|word| word & bit != 0)
     }
 
-    /// How many there are.
+    /// How many numbers there are.
     pub fn len(&self) -> u64 {
         self.count
     }
 
-    /// Whether there are none.
+    /// Whether there are no numbers.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Those from `first` on that `other` does not have, in order.
+    /// The numbers from `first` on that `other` does not have, in order.
     pub fn not_in(&self, other: &Numbers, first: u64) -> Vec<u64> {
         let mut missing = Vec::new();
         for (index, word) in self.words.iter().enumerate().skip(place(first).0) {

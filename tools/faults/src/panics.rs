@@ -1,4 +1,5 @@
-//! A panic in a task of amqprs prints a text and is otherwise unseen: counted here, it is a failure.
+//! Counts panics. A panic in a task of amqprs prints a text, but has no other effect that a caller sees. Here it is a
+//! failure.
 
 use std::{
     panic,
@@ -7,7 +8,7 @@ use std::{
 
 static PANICS: AtomicU32 = AtomicU32::new(0);
 
-/// Counts panics from now on; they are printed as usual.
+/// Counts panics from now on. They are printed as usual.
 pub fn count() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {

@@ -1,4 +1,4 @@
-//! Reads numbered messages from one stream without end, and remembers them.
+//! Reads numbered messages from one stream until it ends, and remembers them.
 
 use std::{
     collections::BTreeMap,
@@ -10,12 +10,12 @@ use anyhow::{Result, bail};
 use common::{Consumer, Delivery, Error};
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::{numbers::Numbers, pump::Pump, wait::until};
+use crate::{numbered_publisher::NumberedPublisher, numbers::Numbers, wait::until};
 
-/// So many messages have to come through before a user counts as working.
+/// How many messages have to arrive before a user counts as working.
 const SOME: u64 = 20;
 
-/// Reads and acknowledges until dropped, or until the stream ends.
+/// Reads and acknowledges until it is dropped, or until the stream ends.
 pub struct Reader {
     seen: watch::Receiver<Seen>,
     received: Arc<Mutex<Numbers>>,
@@ -25,24 +25,24 @@ pub struct Reader {
 /// What has come so far.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// On so many AMQP channels: each numbers its deliveries from 1.
+    /// On how many AMQP channels messages came: each channel numbers its deliveries from 1.
     pub openings: u64,
     /// When the first delivery came on the latest channel.
     pub opened: Option<Instant>,
-    /// From this queue.
+    /// The queue that the latest channel consumes from.
     pub queue: String,
     /// When the last delivery came, for each routing key.
     pub keys: BTreeMap<String, Instant>,
-    /// The highest number.
+    /// The highest number so far.
     pub highest: u64,
-    /// Why the stream has ended; empty if there was no error.
+    /// Why the stream has ended. Empty if it ended without an error.
     pub ended: Option<String>,
-    /// Something that must not be.
+    /// Something that must not happen.
     pub unexpected: Option<String>,
 }
 
 impl Reader {
-    /// Starts reading. `settles`: the consumer acknowledges each delivery itself.
+    /// Starts reading. If `settles` is true, each delivery is acknowledged.
     pub fn start(consumer: Consumer, settles: bool) -> Self {
         let (sender, seen) = watch::channel(Seen::default());
         let received = Arc::new(Mutex::default());
@@ -56,10 +56,11 @@ impl Reader {
         self.seen.borrow().clone()
     }
 
-    /// Waits until something has come on more than `before` channels; tells when the first delivery on the latest came.
+    /// Waits until messages have come on more than `before` channels. Returns the time of the first delivery on the
+    /// latest channel.
     ///
     /// # Errors
-    /// When it does not come in time, or something else did that must not.
+    /// When they do not come in time, or when something else happened that must not happen.
     pub async fn works_after(&self, before: u64) -> Result<Instant> {
         self.until("a delivery on another channel", |seen| seen.opened.filter(|_| seen.openings > before)).await
     }
@@ -67,7 +68,7 @@ impl Reader {
     /// Waits until `wanted` finds something in what has come so far.
     ///
     /// # Errors
-    /// When it does not come in time, or something else did that must not.
+    /// When it does not come in time, or when something else happened that must not happen.
     pub async fn until<T>(&self, what: &str, mut wanted: impl FnMut(&Seen) -> Option<T>) -> Result<T> {
         let found = until(&self.seen, what, |seen| match (&seen.unexpected, &seen.ended) {
             (Some(unexpected), _) => Some(Err(format!("reading: {unexpected}"))),
@@ -80,26 +81,27 @@ impl Reader {
         }
     }
 
-    /// Waits until some more of the pump's messages have come through.
+    /// Waits until some more of the publisher's messages have arrived.
     ///
     /// # Errors
     /// When they do not come in time.
-    pub async fn flows_from(&self, pump: &Pump) -> Result<()> {
-        let wanted = pump.next() + SOME;
+    pub async fn flows_from(&self, publisher: &NumberedPublisher) -> Result<()> {
+        let wanted = publisher.next() + SOME;
         self.until("more messages", |seen| (seen.highest >= wanted).then_some(())).await
     }
 
-    /// Pauses the pump, and waits until everything has come that it knows to be confirmed, from the number `first` on.
-    /// The pump stays paused.
+    /// Pauses the publisher, and waits until all its confirmed messages from the number `first` on have arrived. The
+    /// publisher stays paused.
     ///
     /// # Errors
-    /// What has not come in time.
-    pub async fn catches_up_with(&self, pump: &Pump, first: u64) -> Result<()> {
-        pump.pause().await?;
-        let missing = || pump.confirmed().not_in(&self.received.lock().unwrap_or_else(PoisonError::into_inner), first);
+    /// The messages that have not come in time.
+    pub async fn catches_up_with(&self, publisher: &NumberedPublisher, first: u64) -> Result<()> {
+        publisher.pause().await?;
+        let missing =
+            || publisher.confirmed().not_in(&self.received.lock().unwrap_or_else(PoisonError::into_inner), first);
         let complete = self.until("every confirmed message", |_| missing().is_empty().then_some(())).await;
         if let Err(error) = complete {
-            let (missing, confirmed) = (missing(), pump.confirmed().len());
+            let (missing, confirmed) = (missing(), publisher.confirmed().len());
             let some = &missing[..missing.len().min(5)];
             bail!("{error:#}: of {confirmed} confirmed messages {} are missing, such as {some:?}", missing.len());
         }
@@ -109,7 +111,7 @@ impl Reader {
     /// Waits until the stream has ended without an error.
     ///
     /// # Errors
-    /// How else it ended.
+    /// The error with which it ended.
     pub async fn ended(&mut self) -> Result<()> {
         while let Some(ended) = self.task.join_next().await {
             ended?;
@@ -162,7 +164,7 @@ async fn take(
     });
     if settles {
         match delivery.ack().await {
-            // Too late is no error: the message comes again.
+            // "Too late" is not an error: the message comes again.
             Ok(_) | Err(Error::Shutdown(_)) => {}
             Err(error) => return Err(error.into()),
         }

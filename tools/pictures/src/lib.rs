@@ -1,8 +1,8 @@
 //! Draws the pictures of the chapters, as SVG.
 //!
-//! What a picture shows stands in `chapters`, in the words of AMQP; `topology` and `sequence` lay it out, and
-//! `svg` gives all of them the same look, in light and in dark mode. `cargo pictures` writes the files; a test compares
-//! them with what would be written.
+//! The module `chapters` says what a picture shows, in the words of AMQP. `topology` and `sequence` lay it out, and
+//! `svg` gives all pictures the same look, in light and in dark mode. `cargo pictures` writes the files. A test
+//! compares them with what it would write.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -15,15 +15,15 @@ use std::path::PathBuf;
 
 pub use chapters::all;
 
-/// A picture, drawn.
+/// A picture that has been drawn.
 pub struct Picture {
     /// The name of its file, without `.svg`.
     pub name: &'static str,
-    /// What the file holds.
+    /// The content of its file.
     pub svg: String,
 }
 
-/// Where the pictures are kept.
+/// The directory of the pictures.
 pub fn directory() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/images"))
 }

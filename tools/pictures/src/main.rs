@@ -1,4 +1,4 @@
-//! Draws all pictures anew into `docs/images/`.
+//! Redraws all pictures in `docs/images/`.
 //!
 //!     cargo pictures
 

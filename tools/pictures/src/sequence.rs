@@ -1,4 +1,4 @@
-//! What happens one after the other: a line downwards for each of those involved, arrows between the lines.
+//! Draws what happens in which order: a vertical line for each participant, and arrows between the lines.
 
 use crate::{
     Picture,
@@ -7,7 +7,7 @@ use crate::{
 
 const MARGIN: f32 = 20.0;
 
-/// From one step to the next.
+/// The distance from one step to the next.
 const STEP: f32 = 40.0;
 
 /// A picture that is being described.
@@ -38,22 +38,22 @@ impl Sequence {
         Sequence { name, title, description, gap, actors: actors.to_vec(), steps: Vec::new() }
     }
 
-    /// Something sent from one to another; `key` is what it carries, to the letter.
+    /// A message from one participant to another. `key` is what it carries, word for word.
     pub(crate) fn message(self, from: usize, to: usize, text: &'static str, key: &'static str) -> Sequence {
         self.step(Step::Message { from, to, text, key, answer: false })
     }
 
-    /// What comes back for it: an acknowledgement, a confirm.
+    /// The answer to it: an acknowledgement, or a confirm.
     pub(crate) fn answer(self, from: usize, to: usize, text: &'static str) -> Sequence {
         self.step(Step::Message { from, to, text, key: "", answer: true })
     }
 
-    /// Something that one does alone.
+    /// Something that one participant does alone.
     pub(crate) fn note(self, actor: usize, text: &'static str) -> Sequence {
         self.step(Step::Note { actor, text })
     }
 
-    /// One ends here, and not as it should.
+    /// A participant that ends unexpectedly.
     pub(crate) fn end(self, actor: usize, text: &'static str) -> Sequence {
         self.step(Step::End { actor, text })
     }
@@ -105,14 +105,14 @@ impl Sequence {
     }
 }
 
-/// At which height a step is.
+/// The height of a step in the picture.
 fn height(top: f32, step: usize) -> f32 {
     top + 34.0 + STEP * step as f32
 }
 
 fn message((from, to): (f32, f32), y: f32, text: &str, key: &str, answer: bool) -> String {
     let arrow = svg::arrow(&format!("M{from} {y}"), (to, y), from < to, answer);
-    // Above the line, in its middle: first the words, then what it carries.
+    // In the middle above the line: first the words, then what the message carries.
     let key_width = key.chars().count() as f32 * 7.25;
     let gap = if key.is_empty() || text.is_empty() { 0.0 } else { 8.0 };
     let left = (from + to - svg::caption_width(text) - gap - key_width) / 2.0;

@@ -1,6 +1,6 @@
-//! The look that all pictures share.
+//! The common look of all pictures.
 
-/// What a box stands for. It is told by shape, colour and caption: by more than colour alone.
+/// What a box stands for. Shape, colour and caption all show it, not only the colour.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
     Producer,
@@ -23,10 +23,10 @@ impl Kind {
 /// The height of a box with one line of text.
 pub(crate) const BOX: f32 = 40.0;
 
-/// The room that the three messages at the end of a queue take.
+/// The room for the three messages at the end of a queue.
 const CELLS: f32 = 30.0;
 
-/// A picture is a card of its own colour: legible on whatever page it is put, also where the page's mode is not the
+/// A picture has its own background, so that it is legible on every page, also on a page whose mode is not the
 /// system's. Some browsers take `prefers-color-scheme` from the page, others from the system.
 const STYLE: &str = "\
     .card{fill:#fff;stroke:#d0d7de}\
@@ -60,7 +60,7 @@ const STYLE: &str = "\
     .cross{stroke:#f85149}\
     .trouble{fill:#f85149}}";
 
-/// The whole file. Title and description are what is read to those who do not see it.
+/// The whole file. Screen readers read its title and description.
 pub(crate) fn document(title: &str, description: &str, (width, height): (f32, f32), body: &str) -> String {
     let (card_width, card_height) = (width - 1.0, height - 1.0);
     let (title, description) = (escape(title), escape(description));
@@ -76,23 +76,23 @@ pub(crate) fn document(title: &str, description: &str, (width, height): (f32, f3
     )
 }
 
-/// How wide a box with this name is.
+/// The width of a box with this name.
 pub(crate) fn box_width(kind: Kind, name: &str) -> f32 {
     let cells = if kind == Kind::Queue { CELLS } else { 0.0 };
     (name_width(name) + cells + 32.0).ceil()
 }
 
-/// The letters of `.name`, which all have the same width, whatever the font.
+/// The width of a text in the class `name`, whose letters all have the same width in any font.
 fn name_width(text: &str) -> f32 {
     text.chars().count() as f32 * 7.85
 }
 
-/// How wide a key with its frame is.
+/// The width of a key with its frame.
 pub(crate) fn tag_width(text: &str) -> f32 {
     (text.chars().count() as f32 * 7.25 + 16.0).ceil()
 }
 
-/// About how wide a caption is; fonts differ.
+/// The approximate width of a caption. It depends on the font.
 pub(crate) fn caption_width(text: &str) -> f32 {
     (text.chars().count() as f32 * 6.9).ceil()
 }
@@ -127,7 +127,7 @@ pub(crate) fn node(kind: Kind, name: &str, (x, y): (f32, f32), (width, height): 
     shape + &text("name", "middle", (x, y + 4.5), name)
 }
 
-/// One line of text; `anchor` says which point of it is at (x, y).
+/// One line of text. `anchor` says which point of it is at (x, y).
 pub(crate) fn text(class: &str, anchor: &str, (x, y): (f32, f32), text: &str) -> String {
     if text.is_empty() {
         return String::new();
@@ -136,7 +136,7 @@ pub(crate) fn text(class: &str, anchor: &str, (x, y): (f32, f32), text: &str) ->
     format!("<text{class} x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{}</text>\n", escape(text))
 }
 
-/// A key, framed, around the point (x, y): it lies on an arrow.
+/// A key in a frame, around the point (x, y), on an arrow.
 pub(crate) fn tag(key: &str, (x, y): (f32, f32)) -> String {
     let width = tag_width(key);
     let (left, top) = (x - width / 2.0, y - 10.0);
@@ -144,7 +144,7 @@ pub(crate) fn tag(key: &str, (x, y): (f32, f32)) -> String {
         + &text("key", "middle", (x, y + 4.0), key)
 }
 
-/// A line with an arrow's head at its end (x, y), which it reaches horizontally, going right or left.
+/// A line whose arrowhead is at its end (x, y). It arrives there horizontally, from the left or from the right.
 pub(crate) fn arrow(path: &str, (x, y): (f32, f32), to_the_right: bool, dashed: bool) -> String {
     let back = if to_the_right { x - 9.0 } else { x + 9.0 };
     let dashes = if dashed { " stroke-dasharray=\"5 4\"" } else { "" };

@@ -1,4 +1,4 @@
-//! Who is connected with whom: boxes in columns, arrows between them.
+//! Draws which program, exchange and queue is connected with which: boxes in columns, arrows between them.
 
 use crate::{
     Picture,
@@ -7,10 +7,10 @@ use crate::{
 
 const MARGIN: f32 = 20.0;
 
-/// From one row to the next.
+/// The distance from one row to the next.
 const ROW: f32 = 84.0;
 
-/// Between two arrows at the same side of a box.
+/// The distance between two arrows at the same side of a box.
 const LANE: f32 = 26.0;
 
 /// The room for a caption below a box.
@@ -41,12 +41,12 @@ struct Arrow {
 }
 
 impl Arrow {
-    /// The column that it begins or ends at the right of.
+    /// The column on whose right side it begins or ends.
     fn gap(&self, nodes: &[Node]) -> usize {
         nodes[self.from].column.min(nodes[self.to].column)
     }
 
-    /// The room for its key, with what is written below.
+    /// The room for its key and the note below the key.
     fn key_width(&self) -> f32 {
         if self.key.is_empty() { 0.0 } else { svg::tag_width(self.key).max(svg::caption_width(self.note)) + 10.0 }
     }
@@ -61,7 +61,7 @@ impl Topology {
         Topology { name, title, description, nodes: Vec::new(), arrows: Vec::new() }
     }
 
-    /// Adds a box; rows may be halves.
+    /// Adds a box. A row can be a half number.
     pub(crate) fn node(
         &mut self,
         kind: Kind,
@@ -78,7 +78,7 @@ impl Topology {
         self.key(from, to, "", "");
     }
 
-    /// The same with a key on it, and a note below that says what kind of key it is.
+    /// The same with a key on it, and below the key a note that says what kind of key it is.
     pub(crate) fn key(&mut self, from: Id, to: Id, key: &'static str, note: &'static str) {
         self.arrows.push(Arrow { from: from.0, to: to.0, key, note });
     }
@@ -107,7 +107,7 @@ impl Topology {
                 true => (columns[from.column].1, columns[to.column].0),
                 false => (columns[from.column].0, columns[to.column].1),
             };
-            // Boxes of a column are as wide as the widest: its edges are theirs.
+            // All boxes of a column are as wide as its widest box, so their edges are in one line.
             let (y1, y2) = (y(from) + self.lane(arrow.from, at), y(to) + self.lane(arrow.to, at));
             // First the curve, then a straight part for the key.
             let beside = self.arrows.iter().filter(|other| other.gap(&self.nodes) == arrow.gap(&self.nodes));
@@ -135,7 +135,7 @@ impl Topology {
         Picture { name: self.name, svg: svg::document(self.title, self.description, (width, height), &body) }
     }
 
-    /// Where each column begins and ends.
+    /// The left and right edge of each column.
     fn columns(&self) -> Vec<(f32, f32)> {
         let count = self.nodes.iter().map(|node| node.column + 1).max().unwrap_or_default();
         let mut left = MARGIN;
@@ -145,21 +145,21 @@ impl Topology {
             let width = |node: &Node| svg::box_width(node.kind, node.name).max(svg::caption_width(node.caption));
             let right = left + nodes.map(width).fold(0.0, f32::max);
             columns.push((left, right));
-            // The gap to the next: room for the curve and for the widest key.
+            // The gap to the next column: room for the curve and for the widest key.
             let beside = self.arrows.iter().filter(|arrow| arrow.gap(&self.nodes) == column);
             left = right + 44.0 + beside.map(Arrow::key_width).fold(0.0, f32::max);
         }
         columns
     }
 
-    /// A box is as high as the arrows at its busier side need.
+    /// The height of a box, which depends on the number of arrows at its busier side.
     fn height(&self, node: &Node) -> f32 {
         let Some(id) = self.nodes.iter().position(|other| std::ptr::eq(node, other)) else { return BOX };
         let count = |left| self.side(id, left).len();
         BOX.max(count(true).max(count(false)) as f32 * LANE + 8.0)
     }
 
-    /// How far above or below the middle of a box an arrow meets it.
+    /// How far above or below the middle of a box an arrow touches it.
     fn lane(&self, node: usize, arrow: usize) -> f32 {
         let side = [true, false].map(|left| self.side(node, left));
         let Some(side) = side.into_iter().find(|side| side.contains(&arrow)) else { return 0.0 };

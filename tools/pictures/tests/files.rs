@@ -20,7 +20,7 @@ fn there_is_no_picture_without_a_source() {
 }
 
 #[test]
-fn each_has_words_for_those_who_do_not_see_it_and_two_modes() {
+fn each_has_a_description_for_screen_readers_and_two_modes() {
     for picture in pictures::all() {
         for part in ["<title id=\"title\">", "<desc id=\"description\">", "prefers-color-scheme:dark"] {
             assert!(picture.svg.contains(part), "{}.svg has no {part}", picture.name);

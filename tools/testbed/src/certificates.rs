@@ -1,4 +1,4 @@
-//! Certificates for tests with TLS: an authority, and what it signs.
+//! Certificates for tests with TLS: an authority, and the certificates that it signs.
 
 use anyhow::Result;
 use rcgen::{
@@ -6,7 +6,7 @@ use rcgen::{
     date_time_ymd,
 };
 
-/// An authority made for one test, which nobody else trusts.
+/// An authority made for one test. Only this test trusts it.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
@@ -22,7 +22,7 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// An authority of this name.
+    /// An authority with this name.
     pub fn new(name: &str) -> Result<Authority> {
         let mut parameters = CertificateParams::new(Vec::new())?;
         parameters.distinguished_name.push(DnType::CommonName, name);
@@ -33,17 +33,17 @@ impl Authority {
         Ok(Authority { issuer: Issuer::new(parameters, key), certificate })
     }
 
-    /// Its own certificate in PEM format, for those who are to trust it.
+    /// Its own certificate in PEM format, for programs that shall trust it.
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// A server at these names and addresses.
+    /// A certificate for a server with these names and addresses.
     pub fn server(&self, names: &[&str]) -> Result<Identity> {
         self.sign(server(names)?)
     }
 
-    /// The same, but out of date since the year 2001.
+    /// The same, but it expired in the year 2001.
     pub fn expired_server(&self, names: &[&str]) -> Result<Identity> {
         let mut parameters = server(names)?;
         parameters.not_before = date_time_ymd(2000, 1, 1);
@@ -51,7 +51,7 @@ impl Authority {
         self.sign(parameters)
     }
 
-    /// A client with this common name.
+    /// A certificate for a client with this common name.
     pub fn client(&self, name: &str) -> Result<Identity> {
         let mut parameters = CertificateParams::new(Vec::new())?;
         parameters.distinguished_name.push(DnType::CommonName, name);
@@ -67,7 +67,7 @@ impl Authority {
 }
 
 impl Identity {
-    /// A server at these names and addresses that has signed its certificate itself.
+    /// A self-signed certificate for a server with these names and addresses.
     pub fn self_signed_server(names: &[&str]) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let certificate = server(names)?.self_signed(&key)?.pem();

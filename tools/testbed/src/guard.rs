@@ -1,9 +1,9 @@
-//! Cleaning up whatever happens to this process.
+//! Cleans up, however this process ends.
 //!
-//! Rust runs no destructors for statics, for a killed process or for one that ends with
-//! `process::exit`, and a test binary has no `main` of ours that could help. So whatever would
-//! outlive us is watched by a shell: it reads from a pipe that only this process holds open, and
-//! when this process ends, for whatever reason, the pipe ends, and the shell cleans up.
+//! Rust runs no destructors for statics, after `process::exit`, or when a process is killed. A test binary has no `main` of
+//! ours that could help. So a **guard**, a shell process, watches everything that would outlive this process. The guard reads
+//! from a pipe that only this process holds open. When this process ends, for any reason, the pipe ends, and the guard
+//! cleans up.
 
 #[cfg(unix)]
 pub(crate) use unix::{Guard, Watched, watch};
@@ -11,7 +11,7 @@ pub(crate) use unix::{Guard, Watched, watch};
 #[cfg(not(unix))]
 pub(crate) use elsewhere::{Watched, watch};
 
-/// Without a shell nobody is there to clean up after us: destructors do what they can.
+/// Without a shell there is no guard. Only destructors clean up.
 #[cfg(not(unix))]
 mod elsewhere {
     #[derive(Debug)]
@@ -36,13 +36,13 @@ mod unix {
 
     use anyhow::{Context, Result};
 
-    /// No signal that ends us, from a terminal or from a person, may end the guard before it has done its work.
+    /// The guard ignores the signals that end this process, so that they cannot end the guard before it has cleaned up.
     const PROLOGUE: &str = "trap '' INT TERM HUP PIPE\n";
 
-    /// How long a guard may take to clean up before we go on without waiting for it.
+    /// How long we wait for a guard that cleans up.
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// A shell that cleans up once this process has ended, or at the latest when the guard is dropped.
+    /// A shell that cleans up when this value is dropped or this process ends.
     #[derive(Debug)]
     pub(crate) struct Guard {
         shell: Child,
@@ -50,9 +50,8 @@ mod unix {
     }
 
     impl Guard {
-        /// Starts a guard. Its script reads what [`Guard::tell`] writes, line by line; when that
-        /// ends, it cleans up. Arm it before there is anything to clean up: there must be no
-        /// moment at which only this process knows of it.
+        /// Starts a guard. Its script reads what [`Guard::tell`] writes, line by line. When the input ends, the script cleans
+        /// up. Start the guard before there is anything to clean up, so that it always knows what this process has started.
         pub(crate) fn arm(script: &str, arguments: &[OsString], environment: &[(&str, String)]) -> Result<Guard> {
             let mut shell = Command::new("sh")
                 .arg("-c")
@@ -62,10 +61,10 @@ mod unix {
                 .envs(environment.iter().map(|(name, value)| (name, value)))
                 .current_dir("/")
                 .stdin(Stdio::piped())
-                // Whoever reads our output would otherwise wait for the guard to end, too.
+                // Otherwise a program that reads our output would also wait for the guard's end.
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
-                // Ctrl-C in a terminal goes to a whole process group: not to this one.
+                // Ctrl-C in a terminal ends a whole process group. The guard must not be in ours.
                 .process_group(0)
                 .spawn()
                 .context("cannot start `sh`, which would clean up after us")?;
@@ -84,7 +83,7 @@ mod unix {
         fn drop(&mut self) {
             drop(self.pipe.take());
             let deadline = Instant::now() + PATIENCE;
-            // There is no waiting for a child with a deadline in the standard library.
+            // The standard library cannot wait for a child with a deadline.
             while let Ok(None) = self.shell.try_wait() {
                 if Instant::now() > deadline {
                     return;
@@ -94,7 +93,7 @@ mod unix {
         }
     }
 
-    /// Keeps a list of process ids while this process lives, then kills what is still on it.
+    /// Keeps a list of process ids while this process lives. Then it kills the processes that are still on the list.
     const KILLER: &str = r#"
 pids=' '
 while read -r what pid; do
@@ -106,16 +105,16 @@ done
 [ "$pids" = ' ' ] || kill -KILL $pids
 "#;
 
-    /// One for all the programs that this process runs; never dropped, see the module's text.
+    /// One guard for all programs that this process runs. It is never dropped, because it is a static.
     static KILLER_GUARD: OnceLock<Option<Mutex<Guard>>> = OnceLock::new();
 
-    /// The process `pid` is killed when this process ends, unless the returned value is dropped before.
+    /// Makes the guard kill the process `pid` when this process ends, unless the returned value is dropped before.
     pub(crate) fn watch(pid: u32) -> Watched {
         tell_killer(&format!("watch {pid}"));
         Watched(pid)
     }
 
-    /// A process on the list; drop it once the process has been waited for, as its id may then be given to another.
+    /// A process on the list. Drop it once the process has been waited for, because another process may then get its id.
     #[derive(Debug)]
     pub(crate) struct Watched(u32);
 
@@ -128,7 +127,7 @@ done
     fn tell_killer(line: &str) {
         let guard = KILLER_GUARD.get_or_init(|| Guard::arm(KILLER, &[], &[]).ok().map(Mutex::new));
         if let Some(guard) = guard {
-            // Without a guard the programs still end with their owner; only `kill -9` would leave them.
+            // Without a guard, destructors still end the programs. Only `kill -9` would leave them running.
             let _ = guard.lock().unwrap_or_else(PoisonError::into_inner).tell(line);
         }
     }

@@ -1,5 +1,5 @@
-//! What is asked of every lesson program, whatever its lesson, and what the tests of several chapters need to look
-//! behind a program's back: messages put and fetched through the management interface, with no client of ours in between.
+//! Checks that every lesson program must pass, and functions that the tests of several chapters share. These publish and
+//! fetch messages through the management interface, so that a test does not depend on our own client.
 
 use std::time::Duration;
 
@@ -14,27 +14,27 @@ use tokio::{
 
 use crate::{Finished, Program, VirtualHost};
 
-/// A password that stands in every bad address, and must be seen nowhere.
+/// A password that is in every bad address. No output may contain it.
 const MARKED: &str = "marked-passw0rd";
 
-/// What a learner makes of a bad address must be said within this time.
+/// A program must report a bad address within this time.
 const SOON: Duration = Duration::from_secs(15);
 
-/// A bad address: what is wrong with it, the URL, and what the one line on standard error has to say.
+/// A bad address: what is wrong with it, the URL, and what the line on standard error must contain.
 struct BadAddress {
     what: &'static str,
     url: String,
     says: Vec<String>,
 }
 
-/// Gives the program every address that leads to no broker, or to one that turns it away. Each time it must end soon,
-/// with exit code 1, nothing on standard output and [one clear line](one_clear_line) that says what, where and what
-/// to do.
+/// Runs the program with addresses at which there is no broker, or a broker that refuses it. Each time it must end soon, with
+/// exit code 1, nothing on standard output, and [one clear line](one_clear_line) that says what happened, where, and what to
+/// do.
 pub async fn refuses_bad_addresses(host: &VirtualHost<'_>, program: &Program) -> Result<()> {
-    // Bound and not listening: nobody else can take the port, and nobody answers there.
+    // Bound but not listening: no other program can take the port, and nothing answers there.
     let closed = TcpSocket::new_v4()?;
     closed.bind(([127, 0, 0, 1], 0).into())?;
-    // Listening: the system accepts for it, and then nothing comes.
+    // Listening: the system accepts connections, and then sends nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let mut others = JoinSet::new();
     let ports = Ports {
@@ -68,7 +68,7 @@ pub async fn refuses_bad_addresses(host: &VirtualHost<'_>, program: &Program) ->
     }
     let failures: Vec<Error> = runs.join_all().await.into_iter().filter_map(Result::err).collect();
     let report: String = failures.iter().map(|failure| format!("\n- {failure:#}")).collect();
-    ensure!(failures.is_empty(), "{} bad addresses are not met as they should be:{report}", failures.len());
+    ensure!(failures.is_empty(), "{} bad addresses are not reported as they should be:{report}", failures.len());
     Ok(())
 }
 
@@ -76,20 +76,20 @@ pub async fn refuses_bad_addresses(host: &VirtualHost<'_>, program: &Program) ->
 struct Ports {
     closed: u16,
     silent: u16,
-    /// Hangs up.
+    /// Closes each connection.
     curt: u16,
-    /// Speaks another language.
+    /// Speaks another protocol.
     other: u16,
     web: u16,
 }
 
-/// A port that gives everybody who says something the same answer and hangs up.
+/// A port that gives every client the same answer when it sends something, and then closes the connection.
 async fn answering(servers: &mut JoinSet<()>, answer: &'static str) -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
     servers.spawn(async move {
         while let Ok((mut visitor, _)) = listener.accept().await {
-            // Who hangs up first needs no answer.
+            // A client that has closed its connection gets no answer.
             if matches!(visitor.read(&mut [0; 64]).await, Ok(1..)) {
                 drop(visitor.write_all(answer.as_bytes()).await);
             }
@@ -108,7 +108,7 @@ fn bad_addresses(host: &VirtualHost<'_>, ports: Ports) -> Result<Vec<BadAddress>
     let case = |what, url: String, says: [&str; 3]| BadAddress { what, url, says: says.map(str::to_owned).to_vec() };
     Ok(vec![
         case(
-            "nobody listens",
+            "nothing listens",
             format!("amqp://guest:{MARKED}@127.0.0.1:{closed}"),
             [
                 &format!("cannot connect to RabbitMQ at 127.0.0.1:{closed}"),
@@ -122,7 +122,7 @@ fn bad_addresses(host: &VirtualHost<'_>, ports: Ports) -> Result<Vec<BadAddress>
             [&format!("cannot connect to RabbitMQ at 127.0.0.1:{silent}"), "no answer within 10 s", "usually 5672"],
         ),
         case(
-            "the port hangs up",
+            "the port closes the connection",
             format!("amqp://guest:{MARKED}@127.0.0.1:{curt}"),
             [&format!("cannot connect to RabbitMQ at 127.0.0.1:{curt}"), "closes them at once", "usually 5672"],
         ),
@@ -137,7 +137,7 @@ fn bad_addresses(host: &VirtualHost<'_>, ports: Ports) -> Result<Vec<BadAddress>
             [&format!("cannot connect to RabbitMQ at 127.0.0.1:{web}"), "a web server answers there", "usually 5672"],
         ),
         case(
-            // This one takes five seconds to make out that it was not asked in HTTP, and hangs up.
+            // The management page needs five seconds to notice that the request is not HTTP. Then it closes the connection.
             "the management page is there",
             format!("amqp://guest:{MARKED}@localhost:{management}"),
             [&format!("cannot connect to RabbitMQ at localhost:{management}"), "usually 5672", ""],
@@ -163,7 +163,7 @@ fn bad_addresses(host: &VirtualHost<'_>, ports: Ports) -> Result<Vec<BadAddress>
             [&format!("RabbitMQ at localhost:{port} refused"), "check the virtual host `nowhere`", "list_vhosts"],
         ),
         case(
-            "somebody else's virtual host",
+            "another user's virtual host",
             good.replace(&format!(":{port}/{name}"), &format!(":{port}/%2F")),
             [&format!("RabbitMQ at localhost:{port} refused"), &format!("the rights of `{name}` in it"), ""],
         ),
@@ -179,7 +179,7 @@ fn bad_addresses(host: &VirtualHost<'_>, ports: Ports) -> Result<Vec<BadAddress>
             ["the URL of RabbitMQ is malformed", "begin with amqp://", form],
         ),
         case(
-            "a port that is no number",
+            "a port that is not a number",
             format!("amqp://guest:{MARKED}@localhost:amqp"),
             ["the URL of RabbitMQ is malformed", "port", form],
         ),
@@ -201,8 +201,8 @@ fn bad_addresses(host: &VirtualHost<'_>, ports: Ports) -> Result<Vec<BadAddress>
     ])
 }
 
-/// The one line that a program leaves on standard error when it cannot go on: exit code 1, `Error: ` and a sentence,
-/// no panic and no backtrace.
+/// The one line that a program prints on standard error when it cannot continue. It begins with `Error: `, and is not a panic
+/// or a backtrace. The exit code is 1.
 pub fn one_clear_line(finished: &Finished) -> Result<&str> {
     let Finished { code, stderr, .. } = finished;
     ensure!(*code == Some(1), "the exit code is {code:?}, standard error {stderr:?}");
@@ -213,8 +213,8 @@ pub fn one_clear_line(finished: &Finished) -> Result<&str> {
     Ok(line)
 }
 
-/// Asks for `--help`: exit code 0, an example to copy, where the address comes from; and no password, although the
-/// environment holds one.
+/// Asks for `--help`. The exit code must be 0. The help must contain an example to copy and say where the address comes from.
+/// It must not contain the password, although the environment has one.
 pub async fn shows_help(program: &Program, example: &str) -> Result<()> {
     for flag in ["--help", "-h"] {
         let url = format!("amqp://guest:{MARKED}@localhost:5672");
@@ -230,17 +230,18 @@ pub async fn shows_help(program: &Program, example: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs it with arguments that it cannot take: exit code 2 and its usage on standard error, before it looks for a
-/// broker.
+/// Runs the program with arguments that it cannot take. The exit code must be 2, with the usage on standard error, before it
+/// connects to a broker.
 pub async fn shows_usage(program: &Program) -> Result<()> {
     let stderr = refuses_arguments(program).await?;
     ensure!(stderr.contains("Usage: "), "there is no usage: {stderr}");
     Ok(())
 }
 
-/// Runs it with arguments that it cannot take: exit code 2 before it looks for a broker. What it says on standard error.
+/// Runs the program with arguments that it cannot take. The exit code must be 2, before it connects to a broker. Returns what
+/// it prints on standard error.
 pub async fn refuses_arguments(program: &Program) -> Result<String> {
-    // With this address an attempt to connect would be seen: by another exit code.
+    // If the program tried to connect to this address, the exit code would be another one.
     let Finished { code, stdout, stderr } = program.clone().url("amqp://127.0.0.1:1").run().await?;
     ensure!(code == Some(2), "the exit code is {code:?}, standard error {stderr:?}");
     ensure!(stdout.is_empty(), "it printed {stdout:?}");
@@ -248,8 +249,8 @@ pub async fn refuses_arguments(program: &Program) -> Result<String> {
     Ok(stderr)
 }
 
-/// Runs it with `-v`, `-vv` and every log there is: standard output is the lesson still, whose first line is given,
-/// standard error has the logs, and neither the password.
+/// Runs the program with `-v`, `-vv` and all logs. Standard output must still be the lesson, which begins with `first_line`.
+/// The logs must be on standard error. Neither may contain the password.
 pub async fn logs_to_stderr(host: &VirtualHost<'_>, program: &Program, first_line: &str) -> Result<()> {
     for (flag, filter) in [("-v", None), ("-vv", None), ("-v", Some("trace"))] {
         let mut program = program.clone().url(host.url()).arg(flag);
@@ -259,7 +260,7 @@ pub async fn logs_to_stderr(host: &VirtualHost<'_>, program: &Program, first_lin
         let mut running = program.spawn()?;
         running.expect(first_line).await?;
         running.stderr_line_containing("connected to RabbitMQ").await?;
-        // A receiver waits for ever; a sender may have ended already.
+        // A receiver waits forever. A sender may have ended already.
         drop(running.kill());
         let Finished { stdout, stderr, .. } = running.wait().await?;
         ensure!(stdout.lines().all(|line| line.starts_with(" [")), "{flag} put something else into {stdout:?}");
@@ -268,8 +269,9 @@ pub async fn logs_to_stderr(host: &VirtualHost<'_>, program: &Program, first_lin
     Ok(())
 }
 
-/// Runs a program that needs two channels where its user may have one: twice it ends with the broker's words. RabbitMQ
-/// counts a channel a moment after it is open, and may let the second one pass; then the program prints its first line.
+/// Runs a program that needs two channels, although its user may have only one. Two of its runs must end with the broker's
+/// words. RabbitMQ counts a channel a moment after it is open, and may accept the second one. Then the program prints its
+/// first line, and is run again.
 pub async fn ends_over_the_limit_of_channels(
     host: &VirtualHost<'_>,
     program: &Program,
@@ -297,8 +299,8 @@ pub async fn ends_over_the_limit_of_channels(
     bail!("of 10 runs {refused} were refused")
 }
 
-/// Publishes a message through the management interface; an error if no queue takes it. The properties are those of
-/// AMQP, by name.
+/// Publishes a message through the management interface. An error if it reaches no queue. The properties have the names of
+/// AMQP.
 pub async fn publish(
     host: &VirtualHost<'_>,
     exchange: &str,
@@ -309,7 +311,7 @@ pub async fn publish(
     publish_encoded(host, exchange, routing_key, properties, ("string", body)).await
 }
 
-/// The same for a body that is no text, given in Base64.
+/// The same for a body that is not text, given in Base64.
 pub async fn publish_base64(host: &VirtualHost<'_>, exchange: &str, routing_key: &str, body: &str) -> Result<()> {
     publish_encoded(host, exchange, routing_key, json!({}), ("base64", body)).await
 }
@@ -333,8 +335,8 @@ async fn publish_encoded(
     Ok(())
 }
 
-/// Fetches the next message of a queue through the management interface, for good: `payload`, `properties`,
-/// `exchange`, `routing_key`, `redelivered` and so on. An error if there is none.
+/// Removes the next message from a queue through the management interface, and returns it with `payload`, `properties`,
+/// `exchange`, `routing_key`, `redelivered` and so on. An error if the queue is empty.
 pub async fn take(host: &VirtualHost<'_>, queue: &str) -> Result<Value> {
     let how = json!({"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"});
     let mut messages = host.post(&format!("/api/queues/{{vhost}}/{queue}/get"), how).await?;
@@ -342,7 +344,7 @@ pub async fn take(host: &VirtualHost<'_>, queue: &str) -> Result<Value> {
     message.with_context(|| format!("the queue {queue} is empty"))
 }
 
-/// Asks until the answer is the one that is waited for: for what no event tells, within ten seconds.
+/// Asks again and again, for at most ten seconds, until there is an answer. For things that no event reports.
 pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> Result<T> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

@@ -1,5 +1,5 @@
-//! What the tests of the lessons, `cargo tour`, `cargo broker` and `cargo ctl` stand on: a RabbitMQ, and the
-//! lesson programs as processes.
+//! Runs a RabbitMQ, and the lesson programs as processes: for the tests of the lessons, `cargo tour`, `cargo broker` and
+//! `cargo ctl`.
 //!
 //! ```no_run
 //! # async fn test() -> anyhow::Result<()> {
@@ -13,19 +13,20 @@
 //! # }
 //! ```
 //!
-//! A broker of our own runs in Docker; where that is not to be had, as a private process of the `rabbitmq-server` that is
-//! installed here, or that a package manager can install. [`BrokerBuilder::report`] hears about each step.
+//! This crate starts a broker in Docker. Without Docker, it starts a private node: a process of the `rabbitmq-server` that
+//! is installed here, or that a package manager can install. The function given to [`BrokerBuilder::report`] is called at
+//! each step.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `AMQP_URL` | the broker that [`Broker::find_or_start`] takes instead; tests never use it |
-//! | `TESTBED_BROKER` | `docker` or `node`: a broker of our own is of this kind, and of no other |
+//! | `AMQP_URL` | the broker that [`Broker::find_or_start`] uses instead; tests never use it |
+//! | `TESTBED_BROKER` | `docker` or `node`: start a broker of this kind only |
 //! | `RABBITMQ_IMAGE` | the image for Docker, instead of `rabbitmq:4-management` |
 //! | `DOCKER_HOST`, `DOCKER_CONTEXT`, `DOCKER_CONFIG` | where Docker is, as for its own command |
 //!
-//! Whatever is started here is gone when its value is dropped, and when this process ends in any way, be it killed: see
-//! the module `guard`. Two cases are left to destructors alone, as nobody else is there to clean up: Windows, and
-//! Docker without its command `docker`.
+//! Everything that is started here ends when its value is dropped, and when this process ends in any way, also when it is
+//! killed: see the module `guard`. In two cases only destructors clean up: on Windows, and with Docker without its command
+//! `docker`.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::guard::{Watched, watch};
 
-/// A program that is to be run: its arguments and its environment.
+/// A program to run, with its arguments and its environment.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
@@ -28,7 +28,7 @@ pub struct Program {
     deadline: Duration,
 }
 
-/// One of the two things a program prints to.
+/// One of the two streams that a program prints to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Stream {
     /// Standard output: the lesson.
@@ -48,7 +48,7 @@ impl Program {
         }
     }
 
-    /// Sets `AMQP_URL` for the program. Without this call it has none, whatever our own environment says.
+    /// Sets `AMQP_URL` for the program. Without this call the program does not have the variable, even if this process has it.
     pub fn url(self, url: impl AsRef<OsStr>) -> Program {
         self.env("AMQP_URL", url)
     }
@@ -73,13 +73,13 @@ impl Program {
         self
     }
 
-    /// How long each wait for the program may take: for a line, for its end. 20 seconds if not set.
+    /// How long each wait for the program may take, for a line or for its end. The default is 20 seconds.
     pub fn deadline(mut self, deadline: Duration) -> Program {
         self.deadline = deadline;
         self
     }
 
-    /// Starts it, inside a Tokio runtime. It has no input, and is killed when the returned value is
+    /// Starts it. Must be called inside a Tokio runtime. The program has no input. It is killed when the returned value is
     /// dropped or this process ends.
     pub fn spawn(self) -> Result<Running> {
         let mut command_line = self
@@ -127,8 +127,8 @@ impl Program {
     }
 }
 
-/// Passes on what a program prints, line by line, for as long as anybody wants it. The program never
-/// waits for us to read, as it would with a full pipe.
+/// Passes on what a program prints, line by line, as long as there is a receiver. Lines are read at once, so that the program
+/// never waits because its pipe is full.
 async fn read(stream: Stream, from: impl AsyncRead + Unpin, to: mpsc::UnboundedSender<(Stream, String)>) {
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
@@ -144,7 +144,7 @@ async fn read(stream: Stream, from: impl AsyncRead + Unpin, to: mpsc::UnboundedS
 /// A program that has ended.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// Its exit code; none if a signal ended it.
+    /// Its exit code. `None` if a signal ended it.
     pub code: Option<i32>,
     /// All that it printed on standard output.
     pub stdout: String,
@@ -152,14 +152,14 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// A program that has been started; killed when dropped.
+/// A program that has been started. It is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     command_line: String,
     deadline: Duration,
     lines: mpsc::UnboundedReceiver<(Stream, String)>,
-    /// Lines that came while one of the other stream was waited for, without their ends.
+    /// Lines that came while we waited for a line of the other stream, without their line ends.
     unread: VecDeque<(Stream, String)>,
     stdout: String,
     stderr: String,
@@ -168,7 +168,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// The next line on standard output, without its end.
+    /// The next line on standard output, without its line end.
     pub async fn line(&mut self) -> Result<String> {
         let any = |_: &str| true;
         self.find(Stream::Stdout, any, "a line on standard output").await
@@ -183,13 +183,13 @@ impl Running {
         Ok(())
     }
 
-    /// The next line on standard error that contains `text`; those before it are passed over.
+    /// The next line on standard error that contains `text`. Lines before it are skipped.
     pub async fn stderr_line_containing(&mut self, text: &str) -> Result<String> {
         let what = format!("a line with {text:?} on standard error");
         self.find(Stream::Stderr, |line| line.contains(text), &what).await
     }
 
-    /// The next line of either stream as it comes, however long that takes; none once both have ended.
+    /// The next line of either stream, without a deadline. `None` once both streams have ended.
     pub async fn next_output(&mut self) -> Option<(Stream, String)> {
         match self.unread.pop_front() {
             Some(next) => Some(next),
@@ -197,7 +197,7 @@ impl Running {
         }
     }
 
-    /// Its process id; none once it has been waited for.
+    /// Its process id. `None` once it has been waited for.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
     }
@@ -207,7 +207,7 @@ impl Running {
         self.child.start_kill().with_context(|| format!("cannot kill {}", self.command_line))
     }
 
-    /// Does what Ctrl-C does: sends SIGINT. Windows cannot do that to one process: there it is killed.
+    /// Does what Ctrl-C does: sends SIGINT. On Windows, where that is impossible for a single process, it kills the program.
     pub fn interrupt(&mut self) -> Result<()> {
         #[cfg(unix)]
         {
@@ -215,7 +215,7 @@ impl Running {
                 sys::signal::{Signal, kill},
                 unistd::Pid,
             };
-            // Once the process has been waited for, its id may be another's; then there is none here.
+            // Once the process has been waited for, another process may have its id. Then `id()` is `None`.
             let id = self.child.id().context("the program has ended")?;
             kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGINT)
                 .with_context(|| format!("cannot interrupt {}", self.command_line))
@@ -238,8 +238,8 @@ impl Running {
         Ok(Finished { code: status?.code(), stdout: self.stdout, stderr: self.stderr })
     }
 
-    /// Removes the first line that is wanted from what has come, or waits for it. Lines of the same stream
-    /// before it are dropped, those of the other stay unread.
+    /// Returns the first line that is wanted, from those that have come or are still to come. Earlier lines of the same stream
+    /// are dropped. Lines of the other stream stay unread.
     async fn find(&mut self, stream: Stream, wanted: impl Fn(&str) -> bool, what: &str) -> Result<String> {
         let is_it = |(from, line): &(Stream, String)| *from == stream && wanted(line);
         let deadline = self.deadline;
@@ -281,7 +281,7 @@ impl Running {
         Some((stream, line.to_owned()))
     }
 
-    /// All that it has printed, to be appended to an error.
+    /// Everything that it has printed, for the end of an error message.
     fn transcript(&self) -> String {
         format!("\n--- its standard output ---\n{}--- its standard error ---\n{}", self.stdout, self.stderr)
     }

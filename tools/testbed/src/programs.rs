@@ -1,4 +1,4 @@
-//! The lesson programs of this workspace, built by cargo.
+//! Builds the lesson programs of this workspace with cargo.
 
 use std::{
     collections::BTreeMap,
@@ -15,17 +15,17 @@ use tokio::{
     process::Command,
 };
 
-/// Builds the lesson programs (what the workspace's default members have under `src/bin`) and tells where each is, by
-/// its name. `progress` is called with the name of each crate that is compiled, and with anything that holds cargo up.
+/// Builds the lesson programs (those of the workspace's default members under `src/bin`), and returns the path of each by
+/// its name. Calls `progress` with the name of each crate that is compiled, and with cargo's reason if it has to wait.
 ///
 /// # Errors
-/// When cargo cannot be run, or a program does not compile: then with all that the compiler said.
+/// When cargo cannot be run, or a program does not compile. The error then contains the compiler's output.
 pub async fn build_programs(progress: impl Fn(&str)) -> Result<BTreeMap<String, PathBuf>> {
     build(&["--bins"], progress).await
 }
 
-/// Builds the workspace's examples, and tells where each is, by its name. `cargo test --workspace` has built them in the
-/// same way, so that there is nothing left to compile.
+/// Builds the workspace's examples, and returns the path of each by its name. `cargo test --workspace` builds them in the
+/// same way, so that after it there is nothing to compile.
 ///
 /// # Errors
 /// As [`build_programs`].
@@ -38,15 +38,15 @@ async fn build(what: &[&str], progress: impl Fn(&str)) -> Result<BTreeMap<String
     let workspace = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let colour = if std::io::stderr().is_terminal() { "always" } else { "never" };
     let mut build = Command::new(cargo);
-    // What cargo told this program about its package would make build scripts that look at it (`ring`'s) run again, and
-    // everything above them compile again: now, and once more at the next cargo command.
+    // Cargo has set variables about this program's package. If they were passed on, build scripts that read them (`ring`'s)
+    // would run again, and all crates that depend on them would be compiled again: now, and at the next cargo command.
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
             build.env_remove(name);
         }
     }
     let mut build = build
-        // Each program's path as JSON on standard output, words for people on standard error.
+        // The path of each program comes as JSON on standard output, messages for people on standard error.
         .args(["build", "--message-format", "json-render-diagnostics", "--color", colour])
         .args(what)
         .current_dir(workspace)
@@ -85,14 +85,14 @@ async fn build(what: &[&str], progress: impl Fn(&str)) -> Result<BTreeMap<String
     Ok(programs)
 }
 
-/// The name and the path of the program that one of cargo's messages is about, if it is about one.
+/// The name and the path of the program, if this message of cargo is about a program.
 fn program(message: &str) -> Option<(String, PathBuf)> {
     let message: Value = serde_json::from_str(message).ok()?;
     let path = message["executable"].as_str()?;
     Some((message["target"]["name"].as_str()?.to_owned(), path.into()))
 }
 
-/// What cargo is doing, as it says itself: `   Compiling url v2.5.0` is `url`.
+/// What cargo is doing now, from a line of its output: `   Compiling url v2.5.0` becomes `url`.
 fn step(line: &str) -> Option<&str> {
     let (verb, rest) = line.trim_start().split_once(' ')?;
     match verb {

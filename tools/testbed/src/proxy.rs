@@ -1,4 +1,4 @@
-//! A TCP proxy between a program and its broker that does to connections what networks do.
+//! A TCP proxy between a program and its broker. It makes the faults that networks make.
 
 use std::{
     net::SocketAddr,
@@ -18,10 +18,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long a side that was told of the end may take to hang up itself.
+/// How long a side may take to close its connection after the proxy has ended it.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Passes bytes between its own port and a target, until told to misbehave. Ends, with all its connections, when
+/// Forwards bytes between its own port and a target, until a method makes a fault. Ends, with all its connections, when
 /// dropped.
 ///
 /// ```no_run
@@ -45,16 +45,16 @@ pub struct Proxy {
 struct Shared {
     target: Mutex<SocketAddr>,
     orders: watch::Sender<Orders>,
-    /// Bytes that may still pass before the connections are cut; no limit when `i64::MAX`.
+    /// How many bytes may still pass before the connections are cut. `i64::MAX` means no limit.
     budget: AtomicI64,
     accepted: AtomicUsize,
     open: AtomicUsize,
 }
 
-/// What holds for the connections at present.
+/// What the proxy does with its connections at present.
 #[derive(Clone, Copy, Default)]
 struct Orders {
-    /// Connections that began before these rounds end, in order or with a reset.
+    /// How many times all connections were cut or reset. A connection ends when a number grows after the connection began.
     cuts: u64,
     resets: u64,
     stalled: bool,
@@ -82,49 +82,49 @@ impl Proxy {
         self.port
     }
 
-    /// How many connections have come so far.
+    /// How many connections it has accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many connections are open through it.
+    /// How many connections through it are open.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
     }
 
-    /// Ends all connections in order: both sides see the end of the stream (FIN).
+    /// Closes all connections cleanly: both sides see the end of the stream (FIN).
     pub fn cut(&self) {
         self.shared.orders.send_modify(|orders| orders.cuts += 1);
     }
 
-    /// Ends all connections with a reset (RST), as a crashed machine does when it is back.
+    /// Ends all connections with a reset (RST), as a machine does that has crashed and started again.
     pub fn reset(&self) {
         self.shared.orders.send_modify(|orders| orders.resets += 1);
     }
 
-    /// Passes nothing any more, not even the end of a stream, and keeps the connections open: only a heartbeat can
-    /// tell. New ones are accepted, and stay as silent.
+    /// Forwards nothing any more, not even the end of a stream, but keeps the connections open. Only missing heartbeats show
+    /// this fault. New connections are accepted, and stay silent, too.
     pub fn stall(&self) {
         self.shared.orders.send_modify(|orders| orders.stalled = true);
     }
 
-    /// Undoes [`stall`](Proxy::stall), and [`cut_after`](Proxy::cut_after) if that many bytes have not come.
+    /// Ends [`stall`](Proxy::stall), and also [`cut_after`](Proxy::cut_after) if it has not yet cut.
     pub fn resume(&self) {
         self.shared.budget.store(i64::MAX, Ordering::Relaxed);
         self.shared.orders.send_modify(|orders| orders.stalled = false);
     }
 
-    /// Lets so many bytes pass, counted over both directions, and then cuts: very likely in the middle of a frame.
+    /// Forwards this number of bytes, both directions together, and then cuts: most likely in the middle of a frame.
     pub fn cut_after(&self, bytes: u32) {
         self.shared.budget.store(i64::from(bytes), Ordering::Relaxed);
     }
 
-    /// Holds back whatever passes by so much, in each direction, as a distant network does.
+    /// Delays everything by this time, in each direction, as a network over a long distance does.
     pub fn delay(&self, latency: Duration) {
         self.shared.orders.send_modify(|orders| orders.delay = latency);
     }
 
-    /// Connects those who come from now on to another port.
+    /// Connects clients that come from now on to another port.
     pub fn retarget(&self, port: u16) {
         *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = local(port);
     }
@@ -144,18 +144,18 @@ fn local(port: u16) -> SocketAddr {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((client, _)) = listener.accept().await else {
-            // This one hung up already, or there are too many open files: others may do better.
+            // The client has closed its connection already, or there are too many open files. The next one may succeed.
             sleep(Duration::from_millis(10)).await;
             continue;
         };
         shared.accepted.fetch_add(1, Ordering::Relaxed);
         let shared = shared.clone();
-        // From here on: an order given now is meant for this connection, too.
+        // Subscribe now: an order that is given from here on must reach this connection, too.
         let orders = shared.orders.subscribe();
         let began = *orders.borrow();
         tokio::spawn(async move {
             let target = *shared.target.lock().unwrap_or_else(PoisonError::into_inner);
-            // Nobody there: the client is disconnected, as it would be by the broker's machine.
+            // Nothing listens at the target: the client is disconnected, as the broker's machine would do.
             let Ok(server) = TcpStream::connect(target).await else { return };
             shared.open.fetch_add(1, Ordering::Relaxed);
             relay(client, server, began, orders, &shared).await;
@@ -178,8 +178,8 @@ async fn relay(
         let (from_server, to_server) = server.split();
         let ended = orders.clone();
         tokio::select! {
-            () = pump(from_client, to_server, ended.clone(), shared) => {}
-            () = pump(from_server, to_client, ended, shared) => {}
+            () = forward(from_client, to_server, ended.clone(), shared) => {}
+            () = forward(from_server, to_client, ended, shared) => {}
             _ = orders.wait_for(|now| now.cuts > began.cuts || now.resets > began.resets) => {}
         }
     }
@@ -192,8 +192,8 @@ async fn relay(
     }
 }
 
-/// Passes bytes on until either side ends or the budget is used up.
-async fn pump(
+/// Forwards bytes until one side ends or the budget is used up.
+async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut orders: watch::Receiver<Orders>,
@@ -205,7 +205,7 @@ async fn pump(
         if orders.wait_for(|now| !now.stalled).await.is_err() {
             return;
         }
-        // While stalled nothing is read either, so that the sender's buffers fill as they would.
+        // While stalled, read nothing, so that the sender's buffers fill as on a real network.
         let length = tokio::select! {
             biased;
             _ = stalls.wait_for(|now| now.stalled) => continue,
@@ -228,7 +228,7 @@ async fn pump(
             return;
         }
         if passing < length {
-            // The budget was for this once.
+            // The budget is used up. It is valid for one cut.
             shared.budget.store(i64::MAX, Ordering::Relaxed);
             shared.orders.send_modify(|orders| orders.cuts += 1);
             return;
@@ -236,7 +236,7 @@ async fn pump(
     }
 }
 
-/// Reads what still comes, for nobody.
+/// Reads and discards what still comes.
 async fn drain(stream: &mut TcpStream) {
     let mut buffer = [0; 4096];
     while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}

@@ -1,4 +1,4 @@
-//! Messages as no client library sends them, byte by byte: what any stranger may put into a queue.
+//! Publishes messages that no client library would send, byte by byte. Any program with the right to publish could send them.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ const END: u8 = 0xce;
 /// How many arrays inside each other fit into one frame of 131,072 bytes, RabbitMQ's default.
 pub const MOST_ARRAYS: usize = 26_000;
 
-/// And how many tables.
+/// How many tables inside each other fit into one such frame.
 pub const MOST_TABLES: usize = 21_800;
 
-/// A message of a stranger.
+/// A message that is sent byte by byte.
 #[derive(Default)]
 pub struct Letter {
-    /// The content of the table of headers: for each its name ([`short`]), the letter of its type, its value.
+    /// The content of the table of headers. Each header is its name ([`short`]), the letter of its type, and its value.
     pub headers: Vec<u8>,
     /// The property `correlation_id`.
     pub correlation_id: String,
@@ -36,15 +36,15 @@ pub struct Letter {
 }
 
 impl Letter {
-    /// With these headers.
+    /// A message with these headers and this body.
     pub fn new(headers: Vec<u8>, body: &str) -> Self {
         Self { headers, body: body.into(), ..Self::default() }
     }
 
-    /// Publishes it to the default exchange, and returns when the broker has taken it.
+    /// Publishes the message to the default exchange, and returns when the broker has confirmed it.
     ///
     /// # Errors
-    /// What the broker says, if it refuses it.
+    /// What the broker says, if it refuses the message.
     pub async fn post(&self, host: &VirtualHost<'_>, queue: &str) -> Result<()> {
         timeout(Duration::from_secs(60), self.send(host, queue)).await.context("the broker is silent")?
     }
@@ -89,12 +89,12 @@ impl Letter {
     }
 }
 
-/// A short string: names, and the properties that are text.
+/// A short string, for names and for properties that are text.
 pub fn short(text: &str) -> Vec<u8> {
     [&[text.len() as u8], text.as_bytes()].concat()
 }
 
-/// Bytes with their length in front: the value of a long string (`S`), an array (`A`), a table (`F`), bytes (`x`).
+/// Bytes after their length: the value of a long string (`S`), an array (`A`), a table (`F`), or bytes (`x`).
 pub fn long(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
 }
@@ -106,11 +106,11 @@ pub fn arrays(levels: usize) -> Vec<u8> {
 
 /// A header `a`: tables inside each other, each under an empty name.
 pub fn tables(levels: usize) -> Vec<u8> {
-    // The innermost has nothing in it, the outermost is the header's own value.
+    // The innermost table is empty. The outermost is the value of the header itself.
     [short("a"), nested(levels, b"\0F")[1..].to_vec()].concat()
 }
 
-/// `levels` times the mark and the length of what follows.
+/// `levels` times the mark, each followed by the length of the rest.
 fn nested(levels: usize, mark: &[u8]) -> Vec<u8> {
     let step = mark.len() + 4;
     (0..levels).rev().flat_map(|inside| [mark, &((inside * step) as u32).to_be_bytes()].concat()).collect()
@@ -129,7 +129,7 @@ impl Broker {
         self.frame(METHOD, channel, &payload).await
     }
 
-    /// The arguments of the next method, which has to be this one.
+    /// The arguments of the next method, which must be this one.
     async fn expect(&mut self, class: u16, method: u16) -> Result<Vec<u8>> {
         loop {
             let mut start = [0; 7];
@@ -137,7 +137,7 @@ impl Broker {
             let size = u32::from_be_bytes([start[3], start[4], start[5], start[6]]);
             let mut payload = vec![0; size as usize + 1];
             self.0.read_exact(&mut payload).await?;
-            ensure!(payload.pop() == Some(END), "no frame");
+            ensure!(payload.pop() == Some(END), "not a frame");
             if start[0] != METHOD {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! A broker of our own, of the kind that `TESTBED_BROKER` names, or the first that can be had.
+//! A broker that we start, of the kind that `TESTBED_BROKER` names, or the first kind that works.
 
 #![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
 
@@ -38,7 +38,7 @@ async fn each_test_has_a_virtual_host_of_its_own() {
     declare(&connection, "hello").await;
     assert_eq!(mine.queue("hello").await.unwrap()["durable"], true);
     assert!(other.queue("hello").await.is_err());
-    // Its user may go nowhere else.
+    // Its user may not use other virtual hosts.
     let astray = mine.url().replace(&format!("/{}", mine.name()), &format!("/{}", other.name()));
     assert!(Connection::open(&arguments(&astray)).await.is_err());
 }
@@ -118,7 +118,7 @@ async fn declare(connection: &Connection, queue: &str) {
     channel.queue_declare(queue).await.unwrap();
 }
 
-/// Fails if there is no such queue: looking it up would create no doubt, deleting what is not there is no error.
+/// Fails if there is no such queue. Deleting a missing queue is not an error, so look it up first.
 async fn delete(connection: &Connection, queue: &str) {
     let channel = connection.open_channel(None).await.unwrap();
     let look = QueueDeclareArguments::new(queue).passive(true).finish();

@@ -1,5 +1,5 @@
-//! What `cargo broker` promises. Its kind of broker is the one that `TESTBED_BROKER` names, or the first
-//! that can be had.
+//! What `cargo broker` promises. It starts the kind of broker that `TESTBED_BROKER` names, or the first kind that
+//! works.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
 
@@ -9,17 +9,17 @@ use std::{net::TcpListener, time::Duration};
 
 use testbed::{DEFAULT_PORT, Finished, Program, Running};
 
-/// Each test has a range of ports of its own: brokers that start at the same time find the same ports free.
+/// Each test has its own range of ports, because brokers that start at the same time find the same ports free.
 fn broker(port: u16) -> Running {
     Program::new(env!("CARGO_BIN_EXE_broker"))
         .args(["--port", &port.to_string(), "--management-port", &port.wrapping_add(10_000).to_string()])
-        // A broker takes its time, more so when others start, too.
+        // Starting takes longer when other brokers start, too.
         .deadline(Duration::from_secs(90))
         .spawn()
         .unwrap()
 }
 
-/// Waits for the line that begins like this and gives back the rest of it.
+/// Waits for the line with this beginning and returns the rest of it.
 async fn rest_of(broker: &mut Running, beginning: &str) -> String {
     loop {
         let line = broker.line().await.unwrap();
@@ -29,14 +29,14 @@ async fn rest_of(broker: &mut Running, beginning: &str) -> String {
     }
 }
 
-/// Waits until it is ready and gives back the URL it names.
+/// Waits until the broker is ready and returns the URL that it prints.
 async fn url(broker: &mut Running) -> String {
     rest_of(broker, "export AMQP_URL=").await
 }
 
 #[tokio::test]
 async fn it_names_the_next_free_port_and_ctrl_c_leaves_nothing() {
-    // A port that is taken.
+    // A port that is in use.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let mut broker = broker(port);
@@ -72,7 +72,7 @@ async fn of_two_brokers_each_terminal_gets_its_own() {
         found.sort_unstable();
         assert_eq!(found, vhosts, "{listed:?}");
     }
-    // The words and the exit code are those of rabbitmqctl.
+    // The output and the exit code are rabbitmqctl's.
     let unknown = ctl(&["list_queue"]).url(&second_url).run().await.unwrap();
     assert_eq!(unknown.code, Some(64), "{unknown:?}");
     assert!(unknown.stderr.contains("list_queues"), "{unknown:?}");
@@ -84,7 +84,7 @@ async fn of_two_brokers_each_terminal_gets_its_own() {
 
 #[tokio::test]
 async fn it_warns_when_programs_without_amqp_url_go_elsewhere() {
-    // On a machine where somebody has the port already, that one is as good.
+    // If another program already uses the port, the test works with that one.
     let _other = TcpListener::bind("127.0.0.1:5672");
     let mut broker = broker(DEFAULT_PORT);
     let warning = broker.stderr_line_containing("warning:").await.unwrap();
@@ -96,18 +96,21 @@ async fn it_warns_when_programs_without_amqp_url_go_elsewhere() {
 
 #[tokio::test]
 async fn without_a_broker_within_reach_ctl_says_why() {
-    // Port 1 is nobody's.
+    // Nothing listens at port 1.
     let nobody = ctl(&["status"]).url("amqp://ana:secret@localhost:1").run().await.unwrap();
     assert_eq!(nobody.code, Some(1), "{nobody:?}");
     assert!(nobody.stderr.contains("no broker answers at localhost:1"), "{nobody:?}");
     assert!(!nobody.stderr.contains("secret"), "{nobody:?}");
-    // A RabbitMQ that is neither in a container, nor of a `cargo broker`, nor installed here.
+    // A RabbitMQ that is not in a container, not started by `cargo broker`, and not installed here.
     let broker = testbed::Broker::start().await.unwrap();
     let proxy = testbed::Proxy::start(broker.port()).await.unwrap();
     let far = format!("amqp://ana:secret@localhost:{}", proxy.port());
     let far = ctl(&["status"]).url(&far).run().await.unwrap();
     assert_eq!(far.code, Some(1), "{far:?}");
-    assert!(far.stderr.contains("only where that runs") && far.stderr.contains("management page"), "{far:?}");
+    assert!(
+        far.stderr.contains("only on the machine that runs RabbitMQ") && far.stderr.contains("management page"),
+        "{far:?}"
+    );
     assert!(!far.stderr.contains("secret"), "{far:?}");
 }
 
@@ -139,7 +142,7 @@ async fn it_says_when_rabbitmq_has_ended_by_itself() {
     left::kill_broker_of(id);
     let finished = broker.wait().await.unwrap();
     assert_eq!(finished.code, Some(1));
-    assert!(finished.stderr.contains("RabbitMQ has ended by itself"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("RabbitMQ has stopped by itself"), "{}", finished.stderr);
     assert_eq!(left::of(id), "");
 }
 

@@ -1,4 +1,4 @@
-//! How the Docker daemon is found, and what is said when it is not, or has no image.
+//! How the Docker daemon is found, and what `cargo broker` prints if there is no daemon or no image.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
 
@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
 };
 
-/// A directory for one test, gone with it.
+/// A directory for one test. It is removed with this value.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -30,7 +30,7 @@ impl Directory {
         Directory(path)
     }
 
-    /// Docker's configuration, with one context that is the active one.
+    /// Adds a Docker configuration with one context, which is the active one.
     fn with_context(self, name: &str, address: &str) -> Directory {
         let meta = self.0.join("contexts/meta/5e0f");
         fs::create_dir_all(&meta).unwrap();
@@ -47,7 +47,7 @@ impl Drop for Directory {
     }
 }
 
-/// A program that sees this configuration of Docker's and no other.
+/// A program that sees only this Docker configuration.
 fn program(path: &str, configuration: &Path) -> Program {
     Program::new(path)
         .env("TESTBED_BROKER", "docker")
@@ -61,7 +61,7 @@ fn broker(configuration: &Path) -> Program {
     program(env!("CARGO_BIN_EXE_broker"), configuration).args(["--port", "26000"])
 }
 
-/// A socket that leads to another one, as that of another daemon would. Counts who comes.
+/// A socket that leads to another socket, as if it belonged to another daemon. Counts the connections.
 fn forward(socket: &Path, target: PathBuf) -> Arc<AtomicUsize> {
     let listener = UnixListener::bind(socket).unwrap();
     let count = Arc::new(AtomicUsize::new(0));
@@ -110,7 +110,8 @@ async fn the_daemon_of_the_active_context_is_used() {
     assert_eq!(left::of(id), "");
 }
 
-/// The container of a process. Should the test fail, the socket that leads to it ends before those who would remove it.
+/// Removes the container of a process. If the test fails, the socket ends before the process could remove the container
+/// itself.
 struct Container(u32);
 
 impl Drop for Container {
@@ -119,7 +120,7 @@ impl Drop for Container {
     }
 }
 
-/// Whether the image is here, or can be fetched.
+/// Whether the image exists here, or can be fetched.
 async fn has_image() -> bool {
     let image = env::var("RABBITMQ_IMAGE").unwrap_or_else(|_| "rabbitmq:4-management".to_owned());
     let script = r#"docker image inspect "$1" || docker pull "$1""#;
@@ -128,7 +129,7 @@ async fn has_image() -> bool {
 }
 
 #[tokio::test]
-async fn a_daemon_that_does_not_answer_is_named_with_who_named_it() {
+async fn the_error_names_a_daemon_that_does_not_answer_and_where_its_address_is_from() {
     let directory = Directory::new("silent").with_context("gone", "unix:///no/such.sock");
     let finished = broker(&directory.0).run().await.unwrap();
     assert_eq!(finished.code, Some(1));
@@ -148,7 +149,7 @@ async fn a_daemon_that_does_not_answer_is_named_with_who_named_it() {
     assert!(finished.stderr.contains("`ssh://` is not supported here"), "{finished:?}");
 }
 
-/// Docker Hub's limit cannot be reached here: this daemon answers as one that has run into it.
+/// A test cannot reach Docker Hub's limit. So this daemon answers like one that has reached it.
 #[tokio::test]
 async fn the_pull_limit_is_explained() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,5 +1,5 @@
-//! Programs as child processes. The child is this very binary: it runs one of the tests below,
-//! which says and does what it is told by an environment variable.
+//! Programs as child processes. The child is this test binary itself: it runs one of the tests below, which does what
+//! an environment variable says.
 
 #![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
 
@@ -12,7 +12,7 @@ use testbed::{Program, Stream};
 
 const SCRIPT: &str = "TESTBED_PROGRAM_SCRIPT";
 
-/// The child. Without a script it is a test that passes.
+/// The child. Without the variable it is a test that passes.
 #[test]
 fn child() {
     let Ok(script) = std::env::var(SCRIPT) else {
@@ -43,7 +43,7 @@ fn program(script: &str) -> Program {
         .env(SCRIPT, script)
 }
 
-/// Reads past what the test harness prints before the child says its first word.
+/// Skips what the test harness prints before the child's first line.
 async fn past_the_harness(running: &mut testbed::Running) {
     while !running.line().await.unwrap().starts_with("running") {}
 }
@@ -96,7 +96,7 @@ async fn a_program_that_does_not_end_is_an_error_and_killed() {
 }
 
 #[tokio::test]
-async fn a_flood_nobody_reads_does_not_block_the_program() {
+async fn unread_output_does_not_block_the_program() {
     let finished = program("flood:noise out:end exit:0").run().await.unwrap();
     assert!(finished.stdout.ends_with("end\n"), "{}", finished.stdout);
     assert_eq!(finished.stderr.lines().count(), 5_000);
@@ -105,7 +105,7 @@ async fn a_flood_nobody_reads_does_not_block_the_program() {
 
 #[tokio::test]
 async fn a_program_has_the_url_it_is_given_and_no_other() {
-    // Cargo sets no AMQP_URL, a person may; an empty script would hide the difference.
+    // Cargo sets no `AMQP_URL`, but a person may. An empty script would hide the difference.
     let given = program("url exit:0").url("amqp://here").run().await.unwrap();
     assert!(given.stdout.contains("Some(\"amqp://here\")"), "{}", given.stdout);
     let none = program("url exit:0").run().await.unwrap();
@@ -141,8 +141,8 @@ async fn a_killed_program_has_no_exit_code() {
     }
 }
 
-/// The owner of a program is killed: the program goes, too. Its standard error is the sign: it
-/// is a pipe that ends when nobody holds it open any more.
+/// If the owner of a program is killed, the program ends, too. The sign is its standard error, a pipe that ends when no
+/// process holds it open any more.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_program_does_not_outlive_its_killed_owner() {
@@ -157,7 +157,7 @@ async fn a_program_does_not_outlive_its_killed_owner() {
     nix::sys::signal::kill(id, None).unwrap();
     owner.kill().unwrap();
     owner.wait().await.unwrap();
-    // Nothing tells of the end of a process that is no child of ours.
+    // No event reports the end of a process that is not our child.
     let mut tries = 0;
     while nix::sys::signal::kill(id, None).is_ok() && !is_zombie(id) {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -166,7 +166,7 @@ async fn a_program_does_not_outlive_its_killed_owner() {
     }
 }
 
-/// Dead, but not yet waited for by whoever has inherited it: in a container without an init that is for good.
+/// Dead, but its new parent has not yet waited for it. In a container without an init it stays in this state.
 #[cfg(unix)]
 fn is_zombie(id: nix::unistd::Pid) -> bool {
     let state = std::process::Command::new("ps").args(["-o", "stat=", "-p", &id.to_string()]).output().unwrap();

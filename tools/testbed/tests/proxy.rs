@@ -1,4 +1,4 @@
-//! What the proxy does to the connections through it, seen from both of their ends. No broker is needed.
+//! What the proxy does with its connections, seen from both ends. These tests need no broker.
 
 #![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
 
@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// Long enough to see that nothing happens.
 const NEVER: Duration = Duration::from_millis(100);
 
-/// A target with the proxy before it.
+/// A target behind the proxy.
 struct Bench {
     target: TcpListener,
     proxy: Proxy,
@@ -34,7 +34,7 @@ impl Bench {
         TcpStream::connect(("127.0.0.1", self.proxy.port())).await.unwrap()
     }
 
-    /// Both ends of a connection through the proxy, which has passed something.
+    /// Both ends of a connection through the proxy, after it has forwarded something.
     async fn pair(&self) -> (TcpStream, TcpStream) {
         let mut client = self.connect().await;
         let mut server = self.accept().await;
@@ -55,7 +55,7 @@ async fn passes(from: &mut TcpStream, to: &mut TcpStream) {
     assert_eq!(&read, b"hello");
 }
 
-/// What comes until the end, and how that comes.
+/// What is received until the end, and how the connection ends.
 async fn rest(stream: &mut TcpStream) -> (usize, Option<ErrorKind>) {
     let mut read = Vec::new();
     let end = timeout(SOON, stream.read_to_end(&mut read)).await.unwrap();
@@ -114,10 +114,10 @@ async fn a_cut_is_the_end_of_the_stream_for_both_sides_each_time() {
 }
 
 #[tokio::test]
-async fn a_cut_is_no_reset_even_when_somebody_is_still_sending() {
+async fn a_cut_is_not_a_reset_even_if_a_client_is_still_sending() {
     let bench = Bench::new().await;
     let (mut client, mut server) = bench.pair().await;
-    // More than the buffers on the way hold, so that something is unread when the cut comes.
+    // More than all buffers on the way can hold, so that bytes are unread when the cut comes.
     let (mut receiving, mut sending) = client.split();
     let flood = vec![0; 16 << 20];
     let both = async {
@@ -126,7 +126,7 @@ async fn a_cut_is_no_reset_even_when_somebody_is_still_sending() {
                 let _ = sending.write_all(&flood).await;
             },
             async {
-                // The server has not read all, so this must be before the flood has passed.
+                // The server has not read everything, so the end must come before all bytes have passed.
                 timeout(SOON, server.read_exact(&mut vec![0; 1 << 20])).await.unwrap().unwrap();
                 bench.proxy.cut();
             }
@@ -149,7 +149,7 @@ async fn a_reset_is_a_reset_for_both_sides_each_time() {
 }
 
 #[tokio::test]
-async fn who_comes_after_a_cut_or_a_reset_is_served() {
+async fn clients_that_come_after_a_cut_or_a_reset_are_served() {
     let bench = Bench::new().await;
     bench.proxy.cut();
     bench.pair().await;
@@ -221,12 +221,12 @@ async fn after_so_many_bytes_comes_the_cut_once() {
     for _ in 0..2 {
         let (mut client, mut server) = bench.pair().await;
         bench.proxy.cut_after(7);
-        // In both directions together.
+        // Both directions are counted together.
         passes(&mut client, &mut server).await;
         server.write_all(b"hello").await.unwrap();
         assert_eq!(rest(&mut client).await, (2, None));
         assert_eq!(rest(&mut server).await, (0, None));
-        // It was for once.
+        // It cuts only once.
         bench.pair().await;
     }
 }
@@ -253,7 +253,7 @@ async fn new_connections_go_to_the_new_target() {
 }
 
 #[tokio::test]
-async fn a_connection_to_nobody_ends() {
+async fn a_connection_without_a_target_ends() {
     let Bench { target, proxy } = Bench::new().await;
     drop(target);
     let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();

@@ -1,5 +1,5 @@
-//! The password hunt: every lesson program, with a marked password, in every way in which it can fail and with every
-//! log there is. The password must be in nothing that a program prints.
+//! Runs every lesson program with a marked password, with all logs, and with every failure that we know. No output may
+//! contain the password.
 #![allow(clippy::unwrap_used)] // Clippy knows tests by `#[test]`, not their helpers.
 
 use std::{
@@ -18,13 +18,13 @@ use tokio::{
     task::JoinSet,
 };
 
-/// The password, and what no output may have of it: its beginning and its end, which percent-encoding does not change,
-/// and its beginning in Base64.
+/// The password, and the parts of it that no output may contain: its beginning and its end, which percent-encoding does
+/// not change, and its beginning in Base64.
 const PASSWORD: &str = "mark3d/p@ss?w0rd";
 const ENCODED: &str = "mark3d%2Fp%40ss%3Fw0rd";
 const MARKS: [&str; 3] = ["mark3d", "w0rd", "bWFyazNk"];
 
-/// Programs at a time: the machine has other tests to run.
+/// How many programs run at a time. The machine runs other tests, too.
 const AT_ONCE: usize = 8;
 
 async fn programs() -> &'static BTreeMap<String, PathBuf> {
@@ -32,7 +32,7 @@ async fn programs() -> &'static BTreeMap<String, PathBuf> {
     PROGRAMS.get_or_init(|| async { build_programs(|_| ()).await.unwrap() }).await
 }
 
-/// A program with the arguments that it cannot do without, and every log there is.
+/// A program with the arguments that it needs, and with all logs.
 fn program(name: &str, path: &Path) -> Program {
     let needed: &[&str] = if name.starts_with("receive_logs_") { &["info"] } else { &[] };
     Program::new(path).args(needed).env("RUST_BACKTRACE", "full").env("RUST_LOG", "trace").arg("-vv")
@@ -51,7 +51,7 @@ async fn marked_host() -> VirtualHost<'static> {
     host
 }
 
-/// A port that gives everybody the same answer and hangs up.
+/// A port that gives every client the same answer, and then closes the connection.
 async fn answering(answer: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -63,7 +63,7 @@ async fn answering(answer: &'static str) -> u16 {
     port
 }
 
-/// URLs that lead nowhere, or cannot be understood, each with the password in it, encoded or not.
+/// URLs that lead to no broker or are invalid. Each contains the password, encoded or not.
 async fn bad_urls(host: &VirtualHost<'_>, silent: u16) -> Vec<String> {
     let port = host.broker().port();
     let (web, other, curt) =
@@ -142,7 +142,7 @@ async fn no_program_shows_its_password_when_it_fails() {
     fs::remove_dir_all(&directory).unwrap();
 }
 
-/// Losing the connection is part of a long life, and says so on standard error.
+/// A program also prints on standard error when it loses its connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_program_shows_its_password_when_it_works() {
     let host = marked_host().await;

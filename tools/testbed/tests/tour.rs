@@ -18,14 +18,14 @@ fn tour(arguments: &[&str]) -> Program {
     Program::new(env!("CARGO_BIN_EXE_tour")).args(arguments).deadline(Duration::from_secs(600))
 }
 
-/// What it says in the end about the chapter with this number: its line, which begins with the mark.
+/// The line about the chapter with this number in the summary. It begins with the mark.
 fn verdict(finished: &Finished, number: usize) -> &str {
     let (_, summary) = finished.stdout.rsplit_once("\n━━━━").unwrap_or_else(|| panic!("no summary: {finished:?}"));
     let of = |line: &&str| line.trim_start_matches([' ', '✓', '✗']).starts_with(&number.to_string());
     summary.lines().find(of).unwrap_or_default().trim()
 }
 
-/// A summary that is broken into lines of 80 characters, as one line.
+/// The output in one line. The tour breaks it into lines of 80 characters.
 fn unbroken(finished: &Finished) -> String {
     finished.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -50,7 +50,7 @@ async fn it_plays_all_chapters_on_a_broker_of_its_own_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn it_fits_on_a_wall_and_has_no_colours_where_there_is_no_terminal() {
+async fn without_a_terminal_it_has_80_columns_and_no_colours() {
     let host = virtual_host().await;
     let finished = tour(&["--lesson", "routing", "--lesson", "topics,rpc"]).url(host.url()).run().await.unwrap();
     assert_eq!(finished.code, Some(0), "{finished:?}");
@@ -61,7 +61,7 @@ async fn it_fits_on_a_wall_and_has_no_colours_where_there_is_no_terminal() {
     assert!(!format!("{finished:?}").contains(host.password()), "{finished:?}");
 }
 
-/// On a real terminal of 60 columns, for large letters on a wall.
+/// On a real terminal of 60 columns, as with large letters on a projector.
 #[cfg(unix)]
 #[tokio::test]
 async fn it_fits_into_a_narrow_terminal() {
@@ -74,7 +74,7 @@ async fn it_fits_into_a_narrow_terminal() {
     }
 }
 
-/// What the tour prints on a terminal of this width, without the colours.
+/// What the tour prints on a terminal of this width, without colours.
 #[cfg(unix)]
 async fn shown_on_a_terminal(columns: u16, arguments: &[&str], url: &str) -> String {
     let size = nix::pty::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
@@ -90,7 +90,7 @@ async fn shown_on_a_terminal(columns: u16, arguments: &[&str], url: &str) -> Str
         .unwrap();
     let reading = spawn_blocking(move || {
         let mut shown = Vec::new();
-        // Where the other side of a terminal is closed, Linux answers with an error.
+        // When the other side of a terminal is closed, Linux reports an error.
         drop(File::from(terminal.master).read_to_end(&mut shown));
         anstream::adapter::strip_str(&String::from_utf8_lossy(&shown)).to_string()
     });
@@ -112,7 +112,7 @@ async fn it_plays_one_lesson_and_no_other() {
     );
 }
 
-/// The last worker is ended before it can acknowledge: that must not be the next tour's trouble.
+/// The tour ends the last worker before it can acknowledge. The task must not disturb the next tour.
 #[tokio::test]
 async fn it_can_be_played_again_on_the_same_broker() {
     let host = virtual_host().await;
@@ -135,10 +135,10 @@ async fn an_unknown_lesson_is_refused_with_those_there_are() {
 async fn pausing_needs_a_terminal() {
     let finished = tour(&["--pause"]).run().await.unwrap();
     assert_eq!(finished.code, Some(2), "{finished:?}");
-    assert!(finished.stderr.contains("--pause waits for Enter, and standard input is no terminal"), "{finished:?}");
+    assert!(finished.stderr.contains("--pause waits for Enter, but standard input is not a terminal"), "{finished:?}");
 }
 
-/// The exchange of chapter 5 is there already, as another kind: the broker refuses what the programs declare.
+/// The exchange of chapter 5 exists already, with another type. So the broker refuses the programs' declaration.
 #[tokio::test]
 async fn a_program_that_ends_too_early_is_named_with_its_reason_and_the_next_chapter_is_played() {
     let host = virtual_host().await;
@@ -155,13 +155,13 @@ async fn a_program_that_ends_too_early_is_named_with_its_reason_and_the_next_cha
     }
 }
 
-/// Somebody else sends logs, all the time.
+/// Another program sends logs all the time.
 #[tokio::test]
-async fn a_line_that_nobody_expects_is_named() {
+async fn an_unexpected_line_is_named() {
     let host = virtual_host().await;
     let stray = async {
         loop {
-            // Fails for as long as there is no such exchange.
+            // This fails as long as the exchange does not exist.
             drop(lesson::publish(&host, "direct_logs", "error", json!({}), "stray").await);
             sleep(Duration::from_millis(5)).await;
         }
@@ -186,7 +186,7 @@ async fn messages_from_before_are_named_with_what_to_do() {
     assert_eq!(finished.code, Some(1), "{finished:?}");
     let text = unbroken(&finished);
     for part in [
-        "expected the queue `hello` is empty, and nobody reads from it",
+        "expected the queue `hello` is empty and has no consumers",
         "seen it has 1 message and 0 consumers",
         "`cargo ctl purge_queue hello`",
         "unset AMQP_URL",
@@ -196,7 +196,7 @@ async fn messages_from_before_are_named_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_broker_that_turns_us_away_is_said_once_and_without_the_password() {
+async fn a_refused_login_is_reported_once_and_without_the_password() {
     let host = virtual_host().await;
     let url = host.url().replace(host.password(), "marked-passw0rd");
     let finished = tour(&[]).url(url).run().await.unwrap();

@@ -38,7 +38,7 @@ async fn a_queue_that_was_declared_differently_is_one_clear_line() -> Result<()>
 async fn a_task_that_is_not_text_does_not_stop_the_worker() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut worker = crate::worker(&host).await?;
-    // `H`, a byte that is in no UTF-8 text, `i`.
+    // `H`, a byte that cannot be in UTF-8 text, `i`.
     lesson::publish_base64(&host, "", "task_queue", "SP9p").await?;
     crate::does(&mut worker, "H\u{fffd}i").await?;
     crate::send(&host, "and on").await?;
@@ -65,7 +65,7 @@ async fn logs_go_to_standard_error_only() -> Result<()> {
     lesson::logs_to_stderr(&elsewhere, &Program::new(WORKER), WAITING).await
 }
 
-/// It would overflow the stack, and end each worker to which the task goes.
+/// Such headers would overflow the stack, and end each worker that gets the task.
 #[tokio::test]
 async fn a_task_with_a_header_nested_too_deeply_is_done_without_it() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
@@ -74,7 +74,7 @@ async fn a_task_with_a_header_nested_too_deeply_is_done_without_it() -> Result<(
     does(&mut worker, r"deep\nforged").await
 }
 
-/// Its consumer has a channel of its own.
+/// The worker needs a second channel for its consumer.
 #[tokio::test]
 async fn a_worker_whose_user_may_have_one_channel_only_ends_with_the_brokers_words() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;

@@ -1,4 +1,4 @@
-//! The examples with tasks in JSON; with Python on the other side, they are in the interoperability tests.
+//! The examples with tasks in JSON. The interoperability tests run them with Python on the other side.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -35,7 +35,7 @@ async fn a_task_is_printed_as_json_and_done() -> Result<()> {
     first.expect(r#"{"b":1,"a":[null]}"#).await?;
     first.expect("{}").await?;
     send(&host, &[r#"{"n":2}"#]).await?;
-    // With one task at a time, it has acknowledged the ones before.
+    // It gets one task at a time, so it has acknowledged the earlier ones.
     first.expect(r#"{"n":2}"#).await?;
     Ok(())
 }

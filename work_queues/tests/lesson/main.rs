@@ -19,26 +19,26 @@ fn new_task(host: &VirtualHost<'_>) -> Program {
     Program::new(NEW_TASK).url(host.url())
 }
 
-/// Sends a task; it is in the queue when this returns.
+/// Sends a task. When this returns, the task is in the queue.
 async fn send(host: &VirtualHost<'_>, task: &str) -> Result<Finished> {
     let sent = new_task(host).arg(task).run().await?;
     ensure!(sent.code == Some(0) && sent.stdout == format!(" [x] Sent {task}\n"), "{sent:?}");
     Ok(sent)
 }
 
-/// Starts a worker; it is subscribed when this returns.
+/// Starts a worker. When this returns, it has subscribed.
 async fn worker(host: &VirtualHost<'_>) -> Result<Running> {
     let mut worker = Program::new(WORKER).url(host.url()).spawn()?;
     worker.expect(WAITING).await?;
     Ok(worker)
 }
 
-/// The worker's next line says that it has begun this task.
+/// The worker's next line must say that it has begun this task.
 async fn begins(worker: &mut Running, task: &str) -> Result<()> {
     worker.expect(&format!(" [x] Received {task}")).await
 }
 
-/// The worker's next lines say that it has begun and done this task.
+/// The worker's next lines must say that it has begun and finished this task.
 async fn does(worker: &mut Running, task: &str) -> Result<()> {
     begins(worker, task).await?;
     worker.expect(DONE).await
@@ -109,7 +109,7 @@ async fn three_workers_take_turns() -> Result<()> {
     take_turns(3).await
 }
 
-/// The workers get the tasks in the order in which they were started, again and again.
+/// The workers get the tasks in turn, in the order in which they were started.
 async fn take_turns(count: usize) -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut workers = Vec::new();
@@ -119,7 +119,7 @@ async fn take_turns(count: usize) -> Result<()> {
     for number in 0..count * 3 {
         let task = format!("task {number}");
         send(&host, &task).await?;
-        // The worker that is free longest is next: so one task at a time.
+        // The worker that has been free for the longest time is next. So send one task at a time.
         does(&mut workers[number % count], &task).await?;
     }
     Ok(())
@@ -132,7 +132,7 @@ async fn a_busy_worker_gets_no_second_task_while_another_is_free() -> Result<()>
     let mut free = worker(&host).await?;
     send(&host, "a minute of work: ............................................................").await?;
     assert!(busy.line().await?.starts_with(" [x] Received a minute"));
-    // In turns, the busy one would have every second of these.
+    // If the workers took turns, the busy worker would get every second of these tasks.
     for task in ["first", "second", "third", "fourth"] {
         send(&host, task).await?;
         does(&mut free, task).await?;
@@ -146,7 +146,7 @@ async fn a_waiting_task_is_not_kept_for_a_busy_worker() -> Result<()> {
     let mut busy = worker(&host).await?;
     send(&host, "long....................").await?;
     begins(&mut busy, "long....................").await?;
-    // There is no other worker: without a prefetch of 1 these would go to the busy one.
+    // There is no other worker. Without a prefetch of 1, RabbitMQ would send these to the busy worker.
     send(&host, "first").await?;
     send(&host, "second").await?;
 
@@ -173,7 +173,7 @@ async fn ctrl_c_ends_a_worker_at_once_and_its_task_goes_back() -> Result<()> {
     send(&host, "a minute of work: ............................................................").await?;
     assert!(first.line().await?.starts_with(" [x] Received a minute"));
     first.interrupt()?;
-    // The runner's deadline is shorter than the work.
+    // The deadline of `wait` is shorter than the work.
     let end = first.wait().await?;
     assert!(!end.stdout.contains(DONE), "{}", end.stdout);
 
@@ -189,10 +189,10 @@ async fn a_task_that_is_done_does_not_come_again() -> Result<()> {
     send(&host, "done.").await?;
     send(&host, "next....................").await?;
     does(&mut first, "done.").await?;
-    // With a prefetch of 1, the next task comes only when the one before is acknowledged.
+    // With a prefetch of 1, the next task comes only after the acknowledgement of the one before.
     begins(&mut first, "next....................").await?;
     first.kill()?;
-    // What comes back comes in the old order: the first task would be here first.
+    // Requeued tasks come in the old order, so the first task would come first.
     begins(&mut worker(&host).await?, "next....................").await
 }
 
@@ -225,7 +225,7 @@ async fn both_programs_declare_the_same_durable_quorum_queue() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_worker_that_loses_its_connection_gives_its_task_back_and_goes_on() -> Result<()> {
+async fn a_worker_that_loses_its_connection_gives_its_task_back_and_continues() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut worker = worker(&host).await?;
     send(&host, "cut off.").await?;
@@ -233,7 +233,7 @@ async fn a_worker_that_loses_its_connection_gives_its_task_back_and_goes_on() ->
     host.close_all_connections().await?;
     worker.stderr_line_containing("the connection to RabbitMQ was lost").await?;
     worker.expect(DONE).await?;
-    // Its acknowledgement came too late: the task comes again.
+    // Its acknowledgement was too late, so the task comes again.
     does(&mut worker, "cut off.").await?;
     send(&host, "and on").await?;
     does(&mut worker, "and on").await

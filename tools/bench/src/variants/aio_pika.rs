@@ -1,4 +1,4 @@
-//! aio-pika: a Python script, in a virtual environment made for it.
+//! Runs aio-pika: a Python script, in a virtual environment made for it.
 
 use std::{
     env,
@@ -19,7 +19,7 @@ use crate::work::{Reply, Work};
 const SCRIPT: &str = include_str!("../../python/client.py");
 const REQUIREMENTS: &str = include_str!("../../python/requirements.txt");
 
-/// A Python that has aio-pika, and the script.
+/// A Python that has aio-pika, and the script that it runs.
 pub struct Python {
     python: PathBuf,
     script: PathBuf,
@@ -27,15 +27,15 @@ pub struct Python {
 }
 
 impl Python {
-    /// Makes the environment, the first time, beside this program: `cargo clean` removes it.
+    /// Makes the virtual environment in the first run, beside this program. `cargo clean` removes it.
     ///
     /// # Errors
-    /// Why there is none: no Python, or no packages to be had.
+    /// Why it cannot be made: for instance, Python or the packages are missing.
     pub async fn prepare() -> Result<Python> {
         let mut wanted = DefaultHasher::new();
         REQUIREMENTS.hash(&mut wanted);
         let own = env::current_exe()?;
-        let home = own.parent().context("this program is nowhere")?;
+        let home = own.parent().context("the path of this program has no directory")?;
         let home = home.join(format!("bench-python-{:016x}", wanted.finish()));
         let python = home.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
         let complete = home.join("complete");
@@ -56,7 +56,7 @@ impl Python {
         Ok(Python { python, script, version })
     }
 
-    /// The command that does a work.
+    /// The command that does a kind of work.
     pub fn command(&self, work: &Work, name: &str) -> Result<Vec<OsString>> {
         let (kind, arguments) = match *work {
             Work::Publish { .. } | Work::Fanout { .. } => {
@@ -77,7 +77,7 @@ impl Python {
     }
 }
 
-/// What a command prints; an error with the last line it said if it fails.
+/// Returns what a command prints. If the command fails, the error is the last line on its stderr.
 async fn run(command: &mut Command) -> Result<String> {
     let name = command.as_std().get_program().display().to_string();
     command.stdin(Stdio::null()).kill_on_drop(true);

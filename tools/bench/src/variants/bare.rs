@@ -1,4 +1,5 @@
-//! amqprs by itself: the yardstick. What it takes to use it correctly, and nothing more: no recovery, no deadlines.
+//! amqprs alone, for comparison. This is what it takes to use it correctly, and nothing more. It does not recover, and
+//! has no deadlines.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -54,7 +55,7 @@ async fn connect(address: &Address) -> Result<Connection> {
     Ok(Connection::open(&arguments).await?)
 }
 
-/// The connection closes when it is dropped, so it is kept.
+/// Returns the connection, too, because it closes when it is dropped.
 async fn open(address: &Address) -> Result<(Connection, Channel)> {
     let connection = connect(address).await?;
     let channel = connection.open_channel(None).await?;
@@ -73,7 +74,8 @@ struct Publisher {
     _connection: Connection,
     channel: Channel,
     confirms: Arc<Confirms>,
-    /// Around number-and-publish: the broker numbers messages in the order in which they arrive.
+    /// Held while a message gets its number and is published, because the broker numbers messages in the order in which
+    /// they arrive.
     turn: tokio::sync::Mutex<()>,
     publishing: Publishing,
     to: BasicPublishArguments,
@@ -109,13 +111,13 @@ impl Ready for Publisher {
     }
 }
 
-/// Who waits for the confirm of which number: acks come out of order, and often for many at once.
+/// Who waits for the confirm of which number. Acks come in any order, and often for many messages at once.
 #[derive(Default)]
 struct Confirms(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    /// The number of the first one below, minus one.
+    /// The number of the first message in `senders`, minus one.
     settled: u64,
     senders: VecDeque<Option<oneshot::Sender<()>>>,
 }
@@ -168,7 +170,7 @@ impl ChannelCallback for Callback {
         self.0.settle(ack.delivery_tag(), ack.mutiple());
     }
     async fn publish_nack(&mut self, _: &Channel, _: Nack) {
-        // Whoever waits hears that nothing will come.
+        // Tells all that wait that no confirm will come.
         self.0.lock().senders.clear();
     }
     async fn publish_return(&mut self, _: &Channel, _: Return, _: BasicProperties, _: Vec<u8>) {}
@@ -202,7 +204,7 @@ fn parts(message: Option<ConsumerMessage>) -> Result<(amqprs::Deliver, BasicProp
     Ok((deliver.context("no delivery")?, basic_properties.context("no properties")?, content.context("no body")?))
 }
 
-/// Echoes, then acknowledges the request: at once, or when its reply is confirmed.
+/// Sends each request back as its reply. Acknowledges it at once, or when the reply is confirmed.
 struct Server {
     _connection: Connection,
 }
@@ -289,7 +291,7 @@ impl Client {
             self.channel.basic_publish(request, vec![b'x'; SMALL.0], to).await?;
             confirm
         };
-        // The reply says that the request has arrived.
+        // The reply shows that the request has arrived.
         drop(unconfirmed);
         ensure!(reply.await?.len() == SMALL.0, "a foreign reply");
         Ok(())
@@ -344,10 +346,10 @@ mod tests {
     use super::Confirms;
 
     #[test]
-    fn acks_that_come_out_of_order_reach_those_who_wait_for_them() {
+    fn acks_that_come_out_of_order_reach_the_right_messages() {
         let confirms = Confirms::default();
         let mut waiting: Vec<_> = (0..6).map(|_| confirms.register()).collect();
-        // As seen from RabbitMQ: 2, 4, 3 and all before it.
+        // The order in which RabbitMQ sends: 2, 4, then 3 and all before it.
         let acks: [(u64, bool, &[usize]); 4] =
             [(2, false, &[2]), (4, false, &[4]), (3, true, &[1, 3]), (6, false, &[6])];
         for (number, multiple, confirmed) in acks {

@@ -1,4 +1,4 @@
-//! lapin, used at its best: confirms awaited with `buffered`, deliveries taken as a stream.
+//! lapin at its fastest: awaits confirms with `buffered`, takes deliveries as a stream.
 
 use std::{
     collections::HashMap,
@@ -44,7 +44,7 @@ pub async fn prepare(work: &Work, url: &str, name: &str) -> Result<Box<dyn Ready
     })
 }
 
-/// The connection closes when it is dropped, so it is kept.
+/// Returns the connection, too, because it closes when it is dropped.
 async fn open(url: &str) -> Result<(Connection, Channel)> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
@@ -104,7 +104,7 @@ impl Ready for Consuming {
     }
 }
 
-/// Echoes: replies unconfirmed, then acknowledges the request.
+/// Sends each request back as its reply, without a confirm. Then acknowledges the request.
 async fn serve(url: &str, queue: &str, window: usize) -> Result<Connection> {
     let (connection, channel) = open(url).await?;
     channel.basic_qos(u16::try_from(window)?, BasicQosOptions::default()).await?;
@@ -122,7 +122,7 @@ async fn serve(url: &str, queue: &str, window: usize) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Without a confirm.
+/// Publishes without waiting for a confirm.
 async fn send(channel: &Channel, to: ShortString, body: &[u8], properties: BasicProperties) -> Result<()> {
     drop(channel.basic_publish("".into(), to, BasicPublishOptions::default(), body, properties).await?);
     Ok(())

@@ -16,26 +16,26 @@ use crate::work::Work;
 /// A client to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Variant {
-    /// amqprs by itself, with the least that makes confirms and replies usable
+    /// amqprs alone, with only what makes confirms and replies usable
     #[value(name = "amqprs")]
     Bare,
-    /// The same, where requests and replies are confirmed, as `common` has it: RPC only
+    /// The same, but requests and replies are confirmed, as in `common`; only for RPC
     #[value(name = "amqprs-confirming")]
     BareConfirming,
     /// The crate of this workspace
     #[value(name = "common")]
     Ours,
-    /// lapin 4, used at its best
+    /// lapin 4, at its fastest
     Lapin,
     /// aio-pika, in Python
     #[value(name = "aio-pika")]
     AioPika,
 }
 
-/// Work made ready: connected, subscribed.
+/// Work that is ready to begin: connected and subscribed.
 #[async_trait]
 pub trait Ready: Send {
-    /// Does `count` units of it and tells how long they took.
+    /// Does `count` units, and returns how long they took.
     async fn run(&mut self, count: u64) -> Result<Duration>;
 }
 
@@ -43,7 +43,7 @@ impl Variant {
     pub const ALL: [Variant; 5] =
         [Variant::Bare, Variant::BareConfirming, Variant::Ours, Variant::Lapin, Variant::AioPika];
 
-    /// Whether it has this work. A connection comes back by itself with two of them.
+    /// Whether this variant can do this work. Only two variants recover a connection by themselves.
     pub fn has(self, work: &Work) -> bool {
         match work {
             Work::Recover => matches!(self, Variant::Ours | Variant::AioPika),
@@ -52,7 +52,7 @@ impl Variant {
         }
     }
 
-    /// Makes work ready, in Rust. What it uses on the broker is called `name`, and is there.
+    /// Prepares work in Rust. Its queue or exchange is called `name`, and exists already.
     pub async fn prepare(self, work: &Work, url: &str, name: &str) -> Result<Box<dyn Ready>> {
         match self {
             Variant::Bare => bare::prepare(work, url, name, false).await,

@@ -1,4 +1,4 @@
-//! `common`, as its users write it.
+//! `common`, used as a program would use it.
 
 use std::{
     collections::VecDeque,
@@ -21,10 +21,10 @@ use uuid::Uuid;
 use super::Ready;
 use crate::work::{Publishing, Reply, SMALL, Work};
 
-/// How many messages one channel lets be unconfirmed.
+/// How many messages may be unconfirmed on one channel.
 const MOST_PER_CHANNEL: usize = 8_192;
 
-/// Longer than any call may take here.
+/// Longer than any call takes here.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub async fn prepare(work: &Work, url: &str, name: &str) -> Result<Box<dyn Ready>> {
@@ -61,7 +61,7 @@ pub async fn prepare(work: &Work, url: &str, name: &str) -> Result<Box<dyn Ready
     })
 }
 
-/// Of a queue that is there: with this prefetch.
+/// Subscribes to an existing queue, with this prefetch.
 async fn subscribe(channel: SetupChannel, (queue, prefetch): (String, u16)) -> common::Result<BasicConsumeArguments> {
     channel.basic_qos(BasicQosArguments::new(0, prefetch, false)).await?;
     Ok(BasicConsumeArguments::new(&queue, ""))
@@ -121,8 +121,8 @@ impl Ready for Consuming {
     }
 }
 
-/// Echoes. Requests are mandatory and confirmed, replies confirmed before their request is acknowledged: it is what
-/// `common` does.
+/// Sends each request back as its reply. As always in `common`, requests are mandatory and confirmed, and a request is
+/// acknowledged after its reply is confirmed.
 async fn serve(connections: &ConnectionManager, queue: &str, window: usize) -> Result<()> {
     let subscription = (queue.to_owned(), u16::try_from(window)?);
     let requests = move |channel| subscribe(channel, subscription.clone());

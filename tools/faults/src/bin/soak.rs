@@ -1,4 +1,4 @@
-//! Faults at random for minutes, and at the end the account: nothing lost, nothing left.
+//! Makes random faults for minutes, and at the end checks that nothing was lost and nothing is left.
 //!
 //!     cargo soak --minutes 10
 #![forbid(unsafe_code)]
@@ -11,12 +11,12 @@ use faults::{
     soak::{self, Options},
 };
 
-/// Publishes and consumes numbered messages while a random fault is made every few seconds, and checks at the end that
-/// nothing is lost and nothing is left.
+/// Publishes and consumes numbered messages, makes a random fault every few seconds, and checks at the end that no
+/// message was lost and nothing is left.
 #[derive(Parser)]
 #[command(bin_name = "cargo soak", after_help = "Example:\n  cargo soak --minutes 2 --seed 7")]
 struct Args {
-    /// How long faults are made
+    /// For how many minutes faults are made
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
 
@@ -28,7 +28,7 @@ struct Args {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     consumers: u16,
 
-    /// For everything random; without it, another one each time
+    /// The seed of all random choices; without it, each run is different
     #[arg(long)]
     seed: Option<u64>,
 
@@ -36,7 +36,7 @@ struct Args {
     #[arg(long, default_value_t = 2_500, value_parser = clap::value_parser!(u64).range(100..))]
     every_ms: u64,
 
-    /// Messages per second, of each producer
+    /// Messages per second and producer
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
 

@@ -1,4 +1,4 @@
-//! What became of every message: the figures, and everything that must not be.
+//! Records what happened to every message: the figures, and all violations of a promise.
 
 use std::{
     fmt,
@@ -12,13 +12,13 @@ use common::Error;
 
 use crate::numbers::Numbers;
 
-/// So many violations are told one by one.
+/// How many violations are shown one by one.
 const TOLD: usize = 20;
 
 /// Shared by all producers and consumers.
 pub struct Accounts {
     producers: Vec<Mutex<Account>>,
-    /// Counted by everybody.
+    /// All producers and consumers count here.
     pub figures: Figures,
     violations: Mutex<Violations>,
 }
@@ -40,15 +40,15 @@ struct Violations {
 /// Where a message was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// To a queue that somebody consumes from: what is confirmed has to arrive.
+    /// To a queue that has a consumer. A confirmed message must arrive.
     Work,
-    /// Mandatory, to a queue that does not exist: it must come back.
+    /// Mandatory, to a queue that does not exist. The message must be returned.
     Missing,
-    /// To a queue that is full: it must be refused.
+    /// To a queue that is full. The message must be refused.
     Full,
 }
 
-/// How many messages ended in which way.
+/// How many messages had which outcome.
 #[derive(Debug, Default)]
 pub struct Figures {
     /// Reported as published.
@@ -57,13 +57,13 @@ pub struct Figures {
     pub unconfirmed: AtomicU64,
     /// Mandatory and returned.
     pub unroutable: AtomicU64,
-    /// Refused by a full queue, or by one in trouble.
+    /// Refused by a full queue, or by a queue with a problem.
     pub nacked: AtomicU64,
     /// Not sent in time.
     pub timeout: AtomicU64,
-    /// Not sent, as the connection or the channel was lost.
+    /// Not sent, because the connection or the channel was lost.
     pub lost: AtomicU64,
-    /// Abandoned by their sender.
+    /// Dropped by the producer before the outcome was known.
     pub dropped: AtomicU64,
     /// Received for the first time.
     pub received: AtomicU64,
@@ -71,18 +71,18 @@ pub struct Figures {
     pub again: AtomicU64,
 }
 
-/// One more.
+/// Adds one.
 pub fn count(figure: &AtomicU64) {
     figure.fetch_add(1, Ordering::Relaxed);
 }
 
-/// How much it is now.
+/// The current value.
 pub fn now(figure: &AtomicU64) -> u64 {
     figure.load(Ordering::Relaxed)
 }
 
 impl Accounts {
-    /// For so many producers.
+    /// Creates accounts for this number of producers.
     pub fn new(producers: usize) -> Self {
         Self {
             producers: (0..producers).map(|_| Mutex::default()).collect(),
@@ -91,7 +91,7 @@ impl Accounts {
         }
     }
 
-    /// A message was published, with this outcome.
+    /// Records the outcome of a published message.
     pub fn published(&self, producer: usize, number: u64, to: Destination, outcome: &common::Result<()>) {
         let figures = &self.figures;
         match outcome {
@@ -110,24 +110,24 @@ impl Accounts {
                 }
                 count(if to == Destination::Missing { &figures.unroutable } else { &figures.nacked });
             }
-            // A queue in trouble refuses, too.
+            // A queue with a problem refuses, too.
             Err(Error::Nacked) => count(&figures.nacked),
             Err(error) => self.failed(error),
         }
     }
 
-    /// Something else failed, as it may while things break.
+    /// Records another failure. Some failures are normal while faults are made.
     pub fn failed(&self, error: &Error) {
         match error {
             Error::Unconfirmed { .. } => count(&self.figures.unconfirmed),
             Error::Timeout { .. } => count(&self.figures.timeout),
-            // 404: what the faults make the broker close channels with.
+            // 404: our faults make the broker close channels with this code.
             Error::Lost { .. } | Error::Ignored { .. } | Error::Closed { code: 404, .. } => count(&self.figures.lost),
-            error => self.violation(format!("an error that nobody can expect: {error}")),
+            error => self.violation(format!("an unexpected error: {error}")),
         }
     }
 
-    /// A message was received.
+    /// Records a received message.
     pub fn received(&self, producer: usize, number: u64) {
         let mut account = self.account(producer);
         let (new, rejected) = (account.received.insert(number), account.rejected.contains(number));
@@ -138,7 +138,7 @@ impl Accounts {
         }
     }
 
-    /// How many messages are confirmed and have not been received, and one of them.
+    /// How many confirmed messages have not been received, and one example.
     pub fn missing(&self) -> (usize, Option<String>) {
         let (mut count, mut example) = (0, None);
         for producer in 0..self.producers.len() {
@@ -151,7 +151,7 @@ impl Accounts {
         (count, example)
     }
 
-    /// Something happened that must not.
+    /// Records something that must not happen.
     pub fn violation(&self, what: String) {
         let mut violations = self.violations.lock().unwrap_or_else(PoisonError::into_inner);
         violations.count += 1;
@@ -160,7 +160,7 @@ impl Accounts {
         }
     }
 
-    /// Everything that must not have happened; of many, some and their number.
+    /// All violations. If there are many, some of them and their number.
     pub fn violations(&self) -> Vec<String> {
         let violations = self.violations.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = violations.told.clone();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn success_for_a_message_that_nobody_took_is_a_violation() {
+    fn success_for_a_message_that_reached_no_queue_is_a_violation() {
         for to in [Destination::Missing, Destination::Full] {
             let accounts = Accounts::new(1);
             accounts.published(0, 0, to, &Ok(()));

@@ -1,4 +1,4 @@
-//! Consumes, settles in every way there is, and starts anew now and then.
+//! Consumes, settles in every possible way, and subscribes again now and then.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,19 +11,19 @@ use tokio::{
 };
 
 use super::{WorkQueue, accounts::Accounts};
-use crate::trouble::Stash;
+use crate::kept_setup::KeptSetup;
 
 /// One of the soak's consumers.
 pub struct Worker {
-    /// Its connection.
+    /// Its channel.
     pub channel: Channel,
-    /// What it consumes from.
+    /// The queue that it consumes from.
     pub queue: WorkQueue,
-    /// For trouble.
-    pub stash: Stash,
+    /// Keeps the latest setup channel, so that a fault can close it.
+    pub kept_setup: KeptSetup,
     /// Where it reports what it receives.
     pub accounts: Arc<Accounts>,
-    /// Its own chance.
+    /// Its own random choices.
     pub rng: Rng,
 }
 
@@ -31,7 +31,7 @@ impl Worker {
     /// Consumes until told to stop.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
-            let value = (self.queue.clone(), self.stash.clone());
+            let value = (self.queue.clone(), self.kept_setup.clone());
             match self.channel.consume_with(value, subscribe).await {
                 Ok(mut consumer) => {
                     tokio::select! {
@@ -39,26 +39,27 @@ impl Worker {
                         _ = stop.wait_for(|stop| *stop) => {}
                     }
                 }
-                // The first run of a setup fails to its caller.
+                // If a setup fails in its first run, the caller gets the error.
                 Err(error) => {
                     self.accounts.failed(&error);
                     sleep(Duration::from_millis(100)).await;
                 }
             }
         }
-        self.stash.clear();
+        self.kept_setup.clear();
     }
 
-    /// Some thousand messages; then the stream is dropped, and what it has prefetched has to come to the next one.
+    /// Reads some thousand messages. Then the stream is dropped, and its prefetched messages have to come to the next
+    /// one.
     async fn work(&mut self, consumer: &mut Consumer) {
         for _ in 0..self.rng.u32(500..5_000) {
             let moment = Duration::from_millis(self.rng.u64(1..50));
             match timeout(moment, consumer.try_next()).await {
-                // Dropped while it waited.
+                // The call was dropped while it waited.
                 Err(_) => {}
                 Ok(Ok(Some(delivery))) => self.take(delivery).await,
                 Ok(Ok(None)) => {
-                    self.accounts.violation("a stream has ended before anybody closed it".into());
+                    self.accounts.violation("a stream has ended although it was not closed".into());
                     return sleep(Duration::from_secs(1)).await;
                 }
                 Ok(Err(error)) => return self.accounts.violation(format!("a stream has ended: {error}")),
@@ -71,7 +72,7 @@ impl Worker {
         let mut words = text.split(' ').map(str::parse::<u64>);
         match (words.next(), words.next()) {
             (Some(Ok(producer)), Some(Ok(number))) => self.accounts.received(producer as usize, number),
-            _ => self.accounts.violation(format!("a message that nobody sent: {text:.50}")),
+            _ => self.accounts.violation(format!("a message that was not sent: {text:.50}")),
         }
         let settled = match self.rng.u32(0..100) {
             0..3 => delivery.nack(true).await,
@@ -88,8 +89,11 @@ impl Worker {
     }
 }
 
-async fn subscribe(channel: SetupChannel, (queue, stash): (WorkQueue, Stash)) -> common::Result<BasicConsumeArguments> {
-    stash.keep(&channel);
+async fn subscribe(
+    channel: SetupChannel,
+    (queue, kept_setup): (WorkQueue, KeptSetup),
+) -> common::Result<BasicConsumeArguments> {
+    kept_setup.keep(&channel);
     channel.basic_qos(BasicQosArguments::new(0, 50, false)).await?;
     channel.queue_declare(queue.declaration()).await?;
     Ok(BasicConsumeArguments::new(&queue.name, ""))

@@ -1,12 +1,13 @@
-//! Producers, consumers and a random fault every few seconds, for minutes: nothing may be lost, and nothing may be left.
+//! Runs producers and consumers for minutes and makes a random fault every few seconds. Nothing may be lost, and
+//! nothing may be left.
 
 mod accounts;
-mod chaos;
 mod consumer;
-mod extras;
-mod gauge;
+mod participants;
 mod producer;
-mod stage;
+mod random_faults;
+mod usage;
+mod volatile_consumers;
 
 use std::{
     sync::Arc,
@@ -26,22 +27,22 @@ use common::{QueueDeclaration, classic_queue, quorum_queue};
 
 use self::{
     accounts::{Accounts, now},
-    chaos::{Chaos, Made},
-    gauge::{Memory, connection_threads},
-    stage::Stage,
+    participants::Participants,
+    random_faults::{Made, RandomFaults},
+    usage::{Memory, connection_threads},
 };
 use crate::{panics, wait::within};
 
-/// A queue of one message that is there already: refuses everything else.
+/// A queue that is full with its one message. It refuses everything else.
 const FULL: &str = "full";
 
-/// A queue that is deleted now and then. Nothing that is counted goes there.
+/// A queue that is deleted now and then. The messages that are counted do not go there.
 const VOLATILE: &str = "volatile";
 
-/// How long everything may take to come to rest when the faults are over.
+/// How long everything may take to come to an end when the faults are over.
 const SETTLE: Duration = Duration::from_secs(90);
 
-/// How a soak is made.
+/// The options of a soak.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// For how long faults are made.
@@ -50,7 +51,7 @@ pub struct Options {
     pub producers: usize,
     /// How many consumers, each with a queue of its own.
     pub consumers: usize,
-    /// For everything random.
+    /// The seed of all random choices.
     pub seed: u64,
     /// The time from one fault to the next.
     pub every: Duration,
@@ -58,7 +59,7 @@ pub struct Options {
     pub rate: u32,
 }
 
-/// A queue that somebody consumes from, of either type.
+/// A queue with a consumer, classic or quorum.
 #[derive(Debug, Clone)]
 struct WorkQueue {
     name: String,
@@ -75,14 +76,14 @@ fn full_queue() -> QueueDeclaration {
     classic_queue(FULL).with("x-max-length", 1).with("x-overflow", "reject-publish")
 }
 
-/// Makes one soak, and prints what it sees. Returns whether all was well.
+/// Runs one soak, and prints what happens. Returns whether everything went well.
 ///
 /// # Errors
-/// When the broker does not start or does not come back. What goes wrong with the users is printed.
+/// When the broker does not start or does not come back. Errors of producers and consumers are printed.
 pub async fn run(options: &Options) -> Result<bool> {
     let broker = Broker::builder().report(|line| eprintln!("{line}")).start().await?;
     println!("RabbitMQ {}; seed {}", broker.version().await?, options.seed);
-    // Everything that is under test runs on a runtime of its own, so that its tasks can be counted.
+    // Everything that is tested runs on a runtime of its own, so that its tasks can be counted.
     let tested = Builder::new_multi_thread().worker_threads(2).thread_name("tested").enable_all().build()?;
     let outcome = soak(&broker, options, tested.handle()).await;
     tested.shutdown_background();
@@ -94,13 +95,13 @@ async fn soak(broker: &Broker, options: &Options, tested: &tokio::runtime::Handl
     let host = broker.virtual_host().await?;
     let mut rng = Rng::with_seed(options.seed);
     let accounts = Arc::new(Accounts::new(options.producers));
-    let mut stage = Stage::set(broker, &host, options, accounts.clone(), &mut rng, tested).await?;
-    let mut chaos = Chaos {
+    let mut participants = Participants::start(broker, &host, options, accounts.clone(), &mut rng, tested).await?;
+    let mut random_faults = RandomFaults {
         broker,
         host: &host,
-        proxies: stage.proxies(),
-        trips: stage.trips.clone(),
-        stashes: stage.stashes.clone(),
+        proxies: participants.proxies(),
+        close_flags: participants.close_flags.clone(),
+        kept_setups: participants.kept_setups.clone(),
         rng: rng.fork(),
         made: Made::default(),
         stalls: JoinSet::new(),
@@ -109,15 +110,15 @@ async fn soak(broker: &Broker, options: &Options, tested: &tokio::runtime::Handl
     let mut progress = Progress { accounts: &accounts, begun, confirmed: 0, tested };
     let end = tokio::time::Instant::now() + options.duration;
     tokio::select! {
-        reigned = chaos.reign(options.every, end) => reigned?,
+        outcome = random_faults.run(options.every, end) => outcome?,
         () = progress.show(&mut memory) => {}
     }
     let took = begun.elapsed();
-    println!("{} faults in {} s: {}", chaos.made.total(), took.as_secs(), chaos.made);
+    println!("{} faults in {} s: {}", random_faults.made.total(), took.as_secs(), random_faults.made);
 
-    let outage = stage.end(&accounts).await;
-    nothing_left(&stage, &accounts, tested).await?;
-    drop(chaos);
+    let outage = participants.end(&accounts).await;
+    nothing_left(&participants, &accounts, tested).await?;
+    drop(random_faults);
     println!("{} confirmed/s; {}", now(&accounts.figures.confirmed) / took.as_secs().max(1), accounts.figures);
     println!("longest outage {:.1} s; memory in MiB: {memory}", outage.as_secs_f32());
     if let Some(trouble) = memory.trouble() {
@@ -133,14 +134,18 @@ async fn soak(broker: &Broker, options: &Options, tested: &tokio::runtime::Handl
     if violations.is_empty() {
         println!("ok: nothing lost, nothing left");
     }
-    // Dropping the virtual host waits for the broker.
-    drop(stage);
+    // Dropping the virtual host blocks until the broker answers.
+    drop(participants);
     tokio::task::block_in_place(|| drop(host));
     Ok(violations.is_empty())
 }
 
-/// No task, thread, connection or channel may be left.
-async fn nothing_left(stage: &Stage<'_>, accounts: &Accounts, tested: &tokio::runtime::Handle) -> Result<()> {
+/// Checks that no task, thread, connection or channel is left.
+async fn nothing_left(
+    participants: &Participants<'_>,
+    accounts: &Accounts,
+    tested: &tokio::runtime::Handle,
+) -> Result<()> {
     let ended = async {
         while tested.metrics().num_alive_tasks() > 0 || connection_threads().is_some_and(|threads| threads > 0) {
             sleep(Duration::from_millis(50)).await;
@@ -150,7 +155,7 @@ async fn nothing_left(stage: &Stage<'_>, accounts: &Accounts, tested: &tokio::ru
         let (tasks, threads) = (tested.metrics().num_alive_tasks(), connection_threads().unwrap_or_default());
         accounts.violation(format!("{tasks} tasks and {threads} threads are left"));
     }
-    let (connections, channels) = stage.left_on_the_broker().await?;
+    let (connections, channels) = participants.left_on_the_broker().await?;
     if connections + channels > 0 {
         accounts.violation(format!("{connections} connections and {channels} channels are left on the broker"));
     }
@@ -158,7 +163,7 @@ async fn nothing_left(stage: &Stage<'_>, accounts: &Accounts, tested: &tokio::ru
     Ok(())
 }
 
-/// Tells how it goes, while it goes.
+/// Shows the progress.
 struct Progress<'a> {
     accounts: &'a Accounts,
     begun: Instant,
@@ -167,7 +172,7 @@ struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    /// A line every ten seconds.
+    /// Prints a line every ten seconds.
     async fn show(&mut self, memory: &mut Memory) {
         let mut ticks = interval(Duration::from_secs(10));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

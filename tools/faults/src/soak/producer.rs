@@ -1,4 +1,4 @@
-//! Publishes in every way there is, and drops some of it half-way.
+//! Publishes in every possible way, and drops some of the calls half-way.
 
 use std::{
     sync::{
@@ -23,25 +23,25 @@ use super::{
     FULL, WorkQueue,
     accounts::{Accounts, Destination, count},
 };
-use crate::trouble::close_by_publishing;
+use crate::kept_setup::close_by_publishing;
 
 /// One of the soak's producers.
 pub struct Producer {
     /// Its number.
     pub index: usize,
-    /// Shared with others.
+    /// Its connection manager, which a consumer may share.
     pub connections: ConnectionManager,
-    /// Its own.
+    /// Its own channel.
     pub channel: Channel,
-    /// The queues that somebody consumes from.
+    /// The queues that have consumers.
     pub queues: Arc<Vec<WorkQueue>>,
     /// Where it reports every outcome.
     pub accounts: Arc<Accounts>,
-    /// Set when it shall make the broker close its channel.
-    pub trip: Arc<AtomicBool>,
+    /// When it is set, the producer makes the broker close its channel.
+    pub close_flag: Arc<AtomicBool>,
     /// Messages per second.
     pub rate: u32,
-    /// Its own chance.
+    /// Its own random choices.
     pub rng: Rng,
     /// The number of its next message.
     pub next: u64,
@@ -59,8 +59,8 @@ impl Producer {
     }
 
     async fn act(&mut self) {
-        if self.trip.swap(false, Ordering::Relaxed) {
-            return self.trip_over().await;
+        if self.close_flag.swap(false, Ordering::Relaxed) {
+            return self.provoke_close().await;
         }
         match self.rng.u32(0..100) {
             0..40 => self.publish(Destination::Work).await,
@@ -74,14 +74,14 @@ impl Producer {
         }
     }
 
-    /// One message, awaited.
+    /// Publishes one message and waits for its confirm.
     async fn publish(&mut self, to: Destination) {
         let (number, arguments, body) = self.message(to);
         let outcome = self.channel.publish(arguments, persistent(), body).await;
         self.accounts.published(self.index, number, to, &outcome);
     }
 
-    /// Many on their way at once; the confirms of some are dropped.
+    /// Publishes many messages at once. Drops the confirms of some.
     async fn pipeline(&mut self) {
         let mut confirms = Vec::new();
         for _ in 0..self.rng.u32(10..100) {
@@ -106,7 +106,7 @@ impl Producer {
         self.accounts.published(self.index, number, Destination::Work, &outcome);
     }
 
-    /// Publishing, dropped at some point.
+    /// Drops a call of `publish` at some point.
     async fn abandon_a_message(&mut self) {
         let (number, to, body) = self.message(Destination::Work);
         let patience = self.moment();
@@ -116,7 +116,7 @@ impl Producer {
         }
     }
 
-    /// Some other call, dropped at some point.
+    /// Drops another call at some point.
     async fn abandon_a_call(&mut self) {
         let patience = self.moment();
         let queue = &self.queues[self.rng.usize(0..self.queues.len())];
@@ -128,7 +128,7 @@ impl Producer {
                 let name = format!("soon dropped {}", self.index);
                 timeout(patience, self.connections.channel(&name)).await.map(|outcome| outcome.map(drop))
             }
-            // Delivered or not, it stays unacknowledged and comes back when the channel goes.
+            // Whether it was delivered or not, the message stays unacknowledged. It comes back when the channel ends.
             _ => {
                 let get = BasicGetArguments::new("empty");
                 timeout(patience, self.channel.get(get)).await.map(|outcome| outcome.map(drop))
@@ -141,7 +141,7 @@ impl Producer {
         }
     }
 
-    /// A channel for one message; closing it must not lose the message.
+    /// Opens a channel for one message. Closing the channel must not lose the message.
     async fn short_lived(&mut self) {
         let channel = match self.connections.channel(&format!("short-lived {}", self.index)).await {
             Ok(channel) => channel,
@@ -160,13 +160,14 @@ impl Producer {
         }
     }
 
-    /// Publishes what makes the broker close the channel.
-    async fn trip_over(&mut self) {
-        // Whether it did depends on what else goes wrong meanwhile.
+    /// Makes the broker close the channel.
+    async fn provoke_close(&mut self) {
+        // The result depends on the other faults at this time.
         let _ = close_by_publishing(&self.channel).await;
     }
 
-    /// The next number, where it goes, and a body that carries it: small mostly, sometimes longer than a frame.
+    /// The next number, its destination, and a body that contains the number. The body is mostly small, and sometimes
+    /// longer than a frame.
     fn message(&mut self, to: Destination) -> (u64, BasicPublishArguments, Vec<u8>) {
         let number = self.next;
         self.next += 1;
@@ -184,7 +185,7 @@ impl Producer {
         (number, arguments, body)
     }
 
-    /// About as long as the broker takes to answer.
+    /// About the time that the broker takes to answer.
     fn moment(&mut self) -> Duration {
         Duration::from_micros(self.rng.u64(0..5_000))
     }

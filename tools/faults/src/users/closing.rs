@@ -1,4 +1,4 @@
-//! Closes everything in the middle of a fault.
+//! A user that closes everything during a fault.
 
 use std::{
     sync::Arc,
@@ -13,26 +13,27 @@ use tokio::time::sleep;
 
 use super::{User, delete_queue};
 use crate::{
+    access::Access,
     fault::Fault,
-    pump::{How, Pump},
+    kept_setup::{KeptSetup, close_by_publishing},
+    numbered_publisher::{How, NumberedPublisher},
     reader::Reader,
-    seat::Seat,
-    trouble::{Stash, close_by_publishing},
     wait::{PATIENCE, within},
 };
 
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Three steps follow each other when nobody answers, each bounded by the operation timeout: outstanding confirms,
-/// closing the channels, closing the connection.
+/// If the broker does not answer, three steps follow each other, each limited by the operation timeout: waiting for
+/// confirms, closing the channels, closing the connection.
 const CLOSED_WITHIN: Duration = Duration::from_millis(3_500);
 
-/// More than the longest pause between two attempts to connect.
+/// Longer than the longest pause between two attempts to connect.
 const QUIET: Duration = Duration::from_millis(1_500);
 
-/// Publishes and consumes until the fault, then closes everything: in time, and for good.
+/// Publishes and consumes until the fault, and then closes everything. Closing must end in time, and nothing may
+/// connect again.
 pub(super) struct Closing<'a> {
-    seat: Arc<Seat<'a>>,
+    access: Arc<Access<'a>>,
     busy: Option<Busy>,
     took: Duration,
     accepted: usize,
@@ -41,14 +42,14 @@ pub(super) struct Closing<'a> {
 struct Busy {
     connections: ConnectionManager,
     channel: Channel,
-    stash: Stash,
-    pump: Pump,
+    kept_setup: KeptSetup,
+    publisher: NumberedPublisher,
     reader: Reader,
 }
 
 impl<'a> Closing<'a> {
-    pub fn new(seat: Arc<Seat<'a>>) -> Self {
-        Self { seat, busy: None, took: Duration::ZERO, accepted: 0 }
+    pub fn new(access: Arc<Access<'a>>) -> Self {
+        Self { access, busy: None, took: Duration::ZERO, accepted: 0 }
     }
 
     fn busy(&self) -> Result<&Busy> {
@@ -56,66 +57,67 @@ impl<'a> Closing<'a> {
     }
 }
 
-async fn subscribe(channel: SetupChannel, stash: Stash) -> common::Result<BasicConsumeArguments> {
-    stash.keep(&channel);
+async fn subscribe(channel: SetupChannel, kept_setup: KeptSetup) -> common::Result<BasicConsumeArguments> {
+    kept_setup.keep(&channel);
     channel.queue_declare(QueueDeclareArguments::durable_client_named("q")).await?;
     Ok(BasicConsumeArguments::new("q", ""))
 }
 
 #[async_trait]
 impl User for Closing<'_> {
-    /// Each round starts afresh.
+    /// Each round starts with new connections.
     async fn works(&mut self) -> Result<()> {
-        let options = self.seat.options()?.operation_timeout(OPERATION_TIMEOUT);
+        let options = self.access.options()?.operation_timeout(OPERATION_TIMEOUT);
         let connections = ConnectionManager::new(options);
-        let (channel, stash) = (connections.channel("closing").await?, Stash::default());
-        let reader = Reader::start(channel.consume_with(stash.clone(), subscribe).await?, true);
-        let pump = Pump::start(channel.clone(), How::Enqueue, |_| BasicPublishArguments::new("", "q"));
-        reader.flows_from(&pump).await?;
-        self.busy = Some(Busy { connections, channel, stash, pump, reader });
+        let (channel, kept_setup) = (connections.channel("closing").await?, KeptSetup::default());
+        let reader = Reader::start(channel.consume_with(kept_setup.clone(), subscribe).await?, true);
+        let publisher =
+            NumberedPublisher::start(channel.clone(), How::Deferred, |_| BasicPublishArguments::new("", "q"));
+        reader.flows_from(&publisher).await?;
+        self.busy = Some(Busy { connections, channel, kept_setup, publisher, reader });
         Ok(())
     }
 
     async fn lose_channel(&mut self) -> Result<()> {
         let busy = self.busy()?;
-        busy.stash.close_channel().await?;
+        busy.kept_setup.close_channel().await?;
         close_by_publishing(&busy.channel).await
     }
 
     async fn lose_queue(&mut self) -> Result<()> {
-        delete_queue(&self.seat, "q").await
+        delete_queue(&self.access, "q").await
     }
 
-    async fn suffers(&mut self, _: Fault) -> Result<Instant> {
+    async fn notices(&mut self, _: Fault) -> Result<Instant> {
         let mut busy = self.busy.take().context("it has not started")?;
-        busy.stash.clear();
+        busy.kept_setup.clear();
         let begun = Instant::now();
         let closed = within(PATIENCE, "close_all", busy.connections.close_all()).await?;
         self.took = begun.elapsed();
-        self.accepted = self.seat.proxy.accepted();
+        self.accepted = self.access.proxy.accepted();
         match closed {
-            // Messages were on their way; that is what it says.
+            // Messages were still unconfirmed, and `close_all` reports that.
             Ok(()) | Err(Error::Unconfirmed { .. }) => {}
             Err(error) => bail!("close_all: {error}"),
         }
         ensure!(self.took < CLOSED_WITHIN, "close_all took {:?}", self.took);
-        within(PATIENCE, "the publisher's end", busy.pump.ended()).await??;
+        within(PATIENCE, "the publisher's end", busy.publisher.ended()).await??;
         within(PATIENCE, "the stream's end", busy.reader.ended()).await??;
         Ok(Instant::now())
     }
 
     async fn is_back(&mut self, _: Fault, _: Instant) -> Result<Duration> {
         let gone = async {
-            while !self.seat.host.connections().await?.is_empty() {
+            while !self.access.host.connections().await?.is_empty() {
                 sleep(Duration::from_millis(20)).await;
             }
             Ok::<_, anyhow::Error>(())
         };
         within(PATIENCE, "the end of the last connection on the broker", gone).await??;
         sleep(QUIET).await;
-        let again = self.seat.proxy.accepted() - self.accepted;
+        let again = self.access.proxy.accepted() - self.accepted;
         ensure!(again == 0, "{again} connections were made after close_all");
-        ensure!(self.seat.proxy.open() == 0, "{} connections are open after close_all", self.seat.proxy.open());
+        ensure!(self.access.proxy.open() == 0, "{} connections are open after close_all", self.access.proxy.open());
         Ok(self.took)
     }
 

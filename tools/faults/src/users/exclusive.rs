@@ -1,4 +1,4 @@
-//! Consumes from a queue that exists for it alone.
+//! A user that consumes from its own exclusive queue.
 
 use std::{
     sync::Arc,
@@ -13,45 +13,46 @@ use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use common::{ConnectionManager, Error, SetupChannel};
 
-use super::{Line, User};
+use super::{User, UserConnection};
 use crate::{
+    access::Access,
     fault::Fault,
-    pump::{How, Pump},
+    kept_setup::KeptSetup,
+    numbered_publisher::{How, NumberedPublisher},
     reader::{Reader, Seen},
-    seat::Seat,
-    trouble::Stash,
 };
 
 const KEYS: [&str; 2] = ["red", "blue"];
 
-/// Server-named, exclusive, and with two bindings to an exchange that is declared along with it. What is published while
-/// it is away is lost, as with every such queue; from its return on everything has to arrive, by both bindings.
+/// The queue is server-named and exclusive, with two bindings to an exchange that the setup declares, too. Messages
+/// that are published while the queue does not exist are lost, as with every such queue. After the recovery all
+/// messages have to arrive, through both bindings.
 pub(super) struct Exclusive<'a> {
-    seat: Arc<Seat<'a>>,
-    line: Line,
-    stash: Stash,
+    access: Arc<Access<'a>>,
+    connection: UserConnection,
+    kept_setup: KeptSetup,
     reader: Reader,
     spared: ConnectionManager,
-    pump: Pump,
+    publisher: NumberedPublisher,
     before: Seen,
 }
 
 impl<'a> Exclusive<'a> {
-    pub async fn start(seat: Arc<Seat<'a>>) -> Result<Self> {
-        let (line, spared, stash) = (Line::new(&seat)?, seat.spared()?, Stash::default());
-        let channel = line.connections.channel("exclusive").await?;
-        let reader = Reader::start(channel.consume_with(stash.clone(), subscribe).await?, false);
+    pub async fn start(access: Arc<Access<'a>>) -> Result<Self> {
+        let (connection, spared, kept_setup) = (UserConnection::new(&access)?, access.spared()?, KeptSetup::default());
+        let channel = connection.connections.channel("exclusive").await?;
+        let reader = Reader::start(channel.consume_with(kept_setup.clone(), subscribe).await?, false);
         let to = |number: u64| {
             let key = KEYS[usize::from(number % 2 == 1)];
             BasicPublishArguments::new("colours", key).mandatory(true).finish()
         };
-        let pump = Pump::start(spared.channel("publisher").await?, How::Enqueue, to);
-        Ok(Self { seat, line, stash, reader, spared, pump, before: Seen::default() })
+        let publisher = NumberedPublisher::start(spared.channel("publisher").await?, How::Deferred, to);
+        Ok(Self { access, connection, kept_setup, reader, spared, publisher, before: Seen::default() })
     }
 }
 
-async fn subscribe(channel: SetupChannel, stash: Stash) -> common::Result<BasicConsumeArguments> {
-    stash.keep(&channel);
+async fn subscribe(channel: SetupChannel, kept_setup: KeptSetup) -> common::Result<BasicConsumeArguments> {
+    kept_setup.keep(&channel);
     channel.exchange_declare(ExchangeDeclareArguments::new("colours", "direct")).await?;
     let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
     for key in KEYS {
@@ -63,26 +64,27 @@ async fn subscribe(channel: SetupChannel, stash: Stash) -> common::Result<BasicC
 #[async_trait]
 impl User for Exclusive<'_> {
     async fn works(&mut self) -> Result<()> {
-        self.reader.flows_from(&self.pump).await?;
-        self.line.mark();
+        self.reader.flows_from(&self.publisher).await?;
+        self.connection.mark();
         self.before = self.reader.seen();
         Ok(())
     }
 
     async fn lose_channel(&mut self) -> Result<()> {
-        self.stash.close_channel().await
+        self.kept_setup.close_channel().await
     }
 
     async fn lose_queue(&mut self) -> Result<()> {
-        // Nobody else may. The end of the consumer, which follows from it, is told before the answer.
-        match self.stash.setup()?.queue_delete(QueueDeleteArguments::new(&self.before.queue)).await {
+        // Only its own connection may delete the queue. The consumer's cancellation, which follows, comes before the
+        // answer.
+        match self.kept_setup.setup()?.queue_delete(QueueDeleteArguments::new(&self.before.queue)).await {
             Ok(_) | Err(Error::Cancelled { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn suffers(&mut self, fault: Fault) -> Result<Instant> {
-        self.line.hit(fault).await
+    async fn notices(&mut self, fault: Fault) -> Result<Instant> {
+        self.connection.hit(fault).await
     }
 
     async fn is_back(&mut self, fault: Fault, over: Instant) -> Result<Duration> {
@@ -93,20 +95,20 @@ impl User for Exclusive<'_> {
                 .then(|| times.into_iter().min().unwrap_or(over))
         };
         let back = self.reader.until("messages by both bindings", both).await?;
-        let first = self.pump.next();
-        self.reader.flows_from(&self.pump).await?;
-        self.reader.catches_up_with(&self.pump, first).await?;
-        self.pump.resume();
+        let first = self.publisher.next();
+        self.reader.flows_from(&self.publisher).await?;
+        self.reader.catches_up_with(&self.publisher, first).await?;
+        self.publisher.resume();
         ensure!(self.reader.seen().queue != self.before.queue, "a server-named queue came back under its old name");
-        let queues = self.seat.host.get("/api/queues/{vhost}").await?.as_array().map_or(0, Vec::len);
+        let queues = self.access.host.get("/api/queues/{vhost}").await?.as_array().map_or(0, Vec::len);
         ensure!(queues == 1, "there are {queues} queues now");
-        self.line.check(fault)?;
+        self.connection.check(fault)?;
         Ok(back.saturating_duration_since(over))
     }
 
     async fn finish(&mut self) -> Result<()> {
-        self.stash.clear();
-        self.line.close().await?;
+        self.kept_setup.clear();
+        self.connection.close().await?;
         self.reader.ended().await?;
         Ok(self.spared.close_all().await?)
     }

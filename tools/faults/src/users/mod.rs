@@ -1,4 +1,4 @@
-//! The users of `common` that faults happen to.
+//! The users of `common` that are tested with faults.
 
 mod closing;
 mod consumer;
@@ -17,12 +17,12 @@ use async_trait::async_trait;
 use clap::ValueEnum;
 use common::ConnectionManager;
 
-use crate::{fault::Fault, losses::Losses, seat::Seat};
+use crate::{access::Access, fault::Fault, losses::Losses};
 
 /// One kind of user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
-    /// Publishes numbered messages all the time, several in flight, and keeps account of the confirms
+    /// Publishes numbered messages all the time, several in flight, and records the confirms
     Publisher,
     /// Consumes from a durable queue, with a prefetch of 10 and manual acknowledgement
     Consumer,
@@ -30,11 +30,11 @@ pub enum Kind {
     Exclusive,
     /// Publishes and consumes while another consumer of the same connection cannot be set up again
     TwoChannels,
-    /// Closes everything as soon as the fault is there
+    /// Closes everything as soon as the fault happens
     Closing,
 }
 
-/// As on the command line.
+/// The name as on the command line.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
@@ -46,19 +46,19 @@ impl Kind {
     ///
     /// # Errors
     /// When it does not work even without a fault.
-    pub async fn start<'a>(self, seat: Arc<Seat<'a>>) -> Result<Box<dyn User + 'a>> {
+    pub async fn start<'a>(self, access: Arc<Access<'a>>) -> Result<Box<dyn User + 'a>> {
         Ok(match self {
-            Self::Publisher => Box::new(publisher::Publisher::start(seat).await?),
-            Self::Consumer => Box::new(consumer::Consumer::start(seat).await?),
-            Self::Exclusive => Box::new(exclusive::Exclusive::start(seat).await?),
-            Self::TwoChannels => Box::new(two_channels::TwoChannels::start(seat).await?),
-            Self::Closing => Box::new(closing::Closing::new(seat)),
+            Self::Publisher => Box::new(publisher::Publisher::start(access).await?),
+            Self::Consumer => Box::new(consumer::Consumer::start(access).await?),
+            Self::Exclusive => Box::new(exclusive::Exclusive::start(access).await?),
+            Self::TwoChannels => Box::new(two_channels::TwoChannels::start(access).await?),
+            Self::Closing => Box::new(closing::Closing::new(access)),
         })
     }
 }
 
-/// Somebody who works before a fault and has to work after it. Called in this order, round after round: `works`; the
-/// fault, for some faults made by the user itself; `suffers`; the end of the fault; `is_back`.
+/// A user that works before a fault and must work after it. In each round the methods are called in this order:
+/// `works`; then the fault, which the user itself makes for some faults; `notices`; the end of the fault; `is_back`.
 #[async_trait]
 pub trait User: Send {
     /// Waits until everything works.
@@ -67,44 +67,44 @@ pub trait User: Send {
     async fn lose_channel(&mut self) -> Result<()>;
     /// Deletes its queue.
     async fn lose_queue(&mut self) -> Result<()>;
-    /// Waits until the fault is felt; tells when it hit.
-    async fn suffers(&mut self, fault: Fault) -> Result<Instant>;
-    /// Waits until everything works again after a fault that was over at `over`, and checks what was promised. Tells
-    /// how long it took.
+    /// Waits until the user notices the fault. Returns the time.
+    async fn notices(&mut self, fault: Fault) -> Result<Instant>;
+    /// Waits until everything works again after a fault that ended at `over`, and checks what was promised. Returns how
+    /// long it took.
     async fn is_back(&mut self, fault: Fault, over: Instant) -> Result<Duration>;
-    /// What the duration of `is_back` is, in a word or two.
+    /// A word or two for what `is_back` measures.
     fn measures(&self) -> &'static str {
         "back after"
     }
-    /// Ends it in good order.
+    /// Ends the user cleanly.
     async fn finish(&mut self) -> Result<()>;
 }
 
 /// A user's connection manager, through its proxy.
-struct Line {
+struct UserConnection {
     connections: ConnectionManager,
     losses: Losses,
     before: u32,
 }
 
-impl Line {
-    fn new(seat: &Seat<'_>) -> Result<Self> {
-        let connections = ConnectionManager::new(seat.options()?);
+impl UserConnection {
+    fn new(access: &Access<'_>) -> Result<Self> {
+        let connections = ConnectionManager::new(access.options()?);
         let losses = Losses::of(&connections);
         Ok(Self { connections, losses, before: 0 })
     }
 
-    /// What was lost up to now is the past.
+    /// Forgets the losses so far.
     fn mark(&mut self) {
         self.before = self.losses.count();
     }
 
-    /// When the fault hit: the connection, if it is one of those.
+    /// The time of the fault: when the connection was lost, if the fault ends connections.
     async fn hit(&self, fault: Fault) -> Result<Instant> {
         if fault.ends_the_connection() { self.losses.after(self.before).await } else { Ok(Instant::now()) }
     }
 
-    /// Closes it in good order: RabbitMQ must not have had a reason to do so first.
+    /// Closes the connection cleanly. RabbitMQ must not close it first.
     async fn close(&self) -> Result<()> {
         let before = self.losses.count();
         self.connections.close_all().await?;
@@ -112,7 +112,7 @@ impl Line {
         Ok(())
     }
 
-    /// Faults that do not end the connection must leave it alone.
+    /// Checks that faults which do not end the connection have not ended it.
     fn check(&self, fault: Fault) -> Result<()> {
         let losses = self.losses.count() - self.before;
         let expected = u32::from(fault.ends_the_connection());
@@ -124,6 +124,6 @@ impl Line {
     }
 }
 
-async fn delete_queue(seat: &Seat<'_>, name: &str) -> Result<()> {
-    seat.host.delete(&format!("/api/queues/{{vhost}}/{name}")).await
+async fn delete_queue(access: &Access<'_>, name: &str) -> Result<()> {
+    access.host.delete(&format!("/api/queues/{{vhost}}/{name}")).await
 }

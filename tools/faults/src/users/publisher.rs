@@ -1,4 +1,4 @@
-//! Publishes numbered messages all the time.
+//! A user that publishes numbered messages all the time.
 
 use std::{
     sync::Arc,
@@ -11,23 +11,23 @@ use async_trait::async_trait;
 use common::{Channel, ConnectionManager, SetupChannel, quorum_queue};
 use tokio::sync::watch;
 
-use super::{Line, User, delete_queue};
+use super::{User, UserConnection, delete_queue};
 use crate::{
+    access::Access,
     fault::Fault,
-    pump::{How, Pump},
+    kept_setup::close_by_publishing,
+    numbered_publisher::{How, NumberedPublisher},
     reader::Reader,
-    seat::Seat,
-    trouble::close_by_publishing,
     wait::{PATIENCE, until, within},
 };
 
-/// Mandatory and confirmed, several in flight. What was confirmed has to be in the queue: somebody on a spared
-/// connection reads it.
+/// Its messages are mandatory and confirmed, several in flight. Every confirmed message must be in the queue: a reader
+/// on a connection without faults reads them.
 pub(super) struct Publisher<'a> {
-    seat: Arc<Seat<'a>>,
-    line: Line,
+    access: Arc<Access<'a>>,
+    connection: UserConnection,
     channel: Channel,
-    pump: Pump,
+    publisher: NumberedPublisher,
     spared: ConnectionManager,
     reader: Reader,
     /// How often the reader has asked for the queue.
@@ -36,31 +36,31 @@ pub(super) struct Publisher<'a> {
 }
 
 impl<'a> Publisher<'a> {
-    pub async fn start(seat: Arc<Seat<'a>>) -> Result<Self> {
-        let (line, spared) = (Line::new(&seat)?, seat.spared()?);
-        let channel = line.connections.channel("publisher").await?;
+    pub async fn start(access: Arc<Access<'a>>) -> Result<Self> {
+        let (connection, spared) = (UserConnection::new(&access)?, access.spared()?);
+        let channel = connection.connections.channel("publisher").await?;
         channel
             .setup(|channel: SetupChannel| async move { channel.queue_declare(quorum_queue("q")).await.map(drop) })
             .await?;
         let (asking, asked) = watch::channel(0);
-        // This one declares nothing: a deleted queue has to stay away.
+        // This consumer does not declare the queue, because a deleted queue must stay away.
         let subscribe = move |_| {
             asking.send_modify(|times| *times += 1);
             async { Ok(BasicConsumeArguments::new("q", "")) }
         };
         let reader = Reader::start(spared.channel("reader").await?.consume(subscribe).await?, true);
         let to = |_| BasicPublishArguments::new("", "q").mandatory(true).finish();
-        let pump = Pump::start(channel.clone(), How::Enqueue, to);
-        Ok(Self { seat, line, channel, pump, spared, reader, asked, unroutable: 0 })
+        let publisher = NumberedPublisher::start(channel.clone(), How::Deferred, to);
+        Ok(Self { access, connection, channel, publisher, spared, reader, asked, unroutable: 0 })
     }
 }
 
 #[async_trait]
 impl User for Publisher<'_> {
     async fn works(&mut self) -> Result<()> {
-        self.reader.flows_from(&self.pump).await?;
-        self.line.mark();
-        self.unroutable = self.pump.progress().borrow().unroutable;
+        self.reader.flows_from(&self.publisher).await?;
+        self.connection.mark();
+        self.unroutable = self.publisher.progress().borrow().unroutable;
         Ok(())
     }
 
@@ -69,25 +69,27 @@ impl User for Publisher<'_> {
     }
 
     async fn lose_queue(&mut self) -> Result<()> {
-        // What is in it goes with it.
-        self.reader.catches_up_with(&self.pump, 0).await?;
+        // Messages in the queue are deleted with it.
+        self.reader.catches_up_with(&self.publisher, 0).await?;
         let before = *self.asked.borrow();
-        delete_queue(&self.seat, "q").await?;
-        // RabbitMQ 3.10 tells a consumer nothing at all when its queue is declared again at once.
+        delete_queue(&self.access, "q").await?;
+        // If a queue is deleted and declared again at once, RabbitMQ 3.10 tells its consumer nothing.
         until(&self.asked, "the reader's loss of its queue", |&asked| (asked > before).then_some(())).await?;
-        self.pump.resume();
+        self.publisher.resume();
         Ok(())
     }
 
-    async fn suffers(&mut self, fault: Fault) -> Result<Instant> {
+    async fn notices(&mut self, fault: Fault) -> Result<Instant> {
         if fault != Fault::QueueDeleted {
-            return self.line.hit(fault).await;
+            return self.connection.hit(fault).await;
         }
         let before = self.unroutable;
-        until(self.pump.progress(), "an unroutable message", |progress| (progress.unroutable > before).then_some(()))
-            .await?;
-        // The reader asks for the queue all the time. RabbitMQ may answer that with 541, and end the connection, while a
-        // quorum queue is being made.
+        until(self.publisher.progress(), "an unroutable message", |progress| {
+            (progress.unroutable > before).then_some(())
+        })
+        .await?;
+        // The reader asks for the queue all the time. While a quorum queue is being created, RabbitMQ may answer this
+        // with 541 and close the connection.
         let channel = self.spared.channel("declare").await?;
         let declare = async { while channel.queue_declare(quorum_queue("q")).await.is_err() {} };
         within(PATIENCE, "the queue's declaration", declare).await?;
@@ -95,16 +97,16 @@ impl User for Publisher<'_> {
     }
 
     async fn is_back(&mut self, fault: Fault, over: Instant) -> Result<Duration> {
-        let back = self.pump.works_since(over).await?.duration_since(over);
-        self.reader.catches_up_with(&self.pump, 0).await?;
-        self.pump.resume();
-        self.line.check(fault)?;
+        let back = self.publisher.works_since(over).await?.duration_since(over);
+        self.reader.catches_up_with(&self.publisher, 0).await?;
+        self.publisher.resume();
+        self.connection.check(fault)?;
         Ok(back)
     }
 
     async fn finish(&mut self) -> Result<()> {
-        self.line.close().await?;
-        self.pump.ended().await?;
+        self.connection.close().await?;
+        self.publisher.ended().await?;
         Ok(self.spared.close_all().await?)
     }
 }

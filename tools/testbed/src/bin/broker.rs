@@ -1,4 +1,4 @@
-//! A RabbitMQ to learn with, for as long as this program runs.
+//! Starts a RabbitMQ to learn with. It runs as long as this program runs.
 //!
 //!     cargo broker
 #![forbid(unsafe_code)]
@@ -13,18 +13,18 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use testbed::{Broker, DEFAULT_PORT, Listener, ctl::set_variable, listener};
 
-/// Starts a RabbitMQ for the lessons, in Docker or with the rabbitmq-server of this machine,
-/// and ends it with Ctrl-C.
+/// Starts a RabbitMQ for the lessons, in Docker or with the rabbitmq-server of this machine.
+/// Ctrl-C stops it.
 #[derive(Parser)]
 #[command(
     bin_name = "cargo broker",
     after_help = "Example, in two terminals:\n  cargo broker\n  cargo run --bin receive"
 )]
 struct Options {
-    /// Port for the lessons; if it is taken, the next free one
+    /// Port for the lessons; if it is in use, the next free one
     #[arg(long, default_value_t = DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Port for the management page; if it is taken, the next free one
+    /// Port for the management page; if it is in use, the next free one
     #[arg(long, default_value_t = 15672, value_parser = clap::value_parser!(u16).range(1..))]
     management_port: u16,
 }
@@ -49,7 +49,7 @@ async fn run(options: &Options) -> Result<ExitCode> {
         .start();
     let broker = tokio::select! {
         broker = start => broker?,
-        // What has been started so far ends with the other branch's future.
+        // Dropping the future of the other branch stops what has been started so far.
         () = signal.come() => return Ok(ExitCode::from(130)),
     };
     if let Some(warning) = warning(&broker).await {
@@ -62,7 +62,7 @@ async fn run(options: &Options) -> Result<ExitCode> {
             broker.shutdown().await?;
             Ok(ExitCode::SUCCESS)
         }
-        last_words = broker.ended() => bail!("RabbitMQ has ended by itself: {}", last_words?),
+        last_words = broker.ended() => bail!("RabbitMQ has stopped by itself: {}", last_words?),
     }
 }
 
@@ -75,29 +75,29 @@ async fn greeting(broker: &Broker) -> Result<String> {
         "RabbitMQ {version} is ready.\n\n  \
            --url {url}\n  \
            {set_variable}\n\n\
-         The first is an argument for one program, the second is for all in a terminal.\n\
+         Give the first line to one program, or run the second one for all programs in a terminal.\n\
          Management page: {page} (user guest, password guest)\n\
-         To look into it from another terminal: cargo ctl list_queues\n\
-         Ctrl-C ends this RabbitMQ, and nothing of it is left.\n"
+         To see its queues, run in another terminal: cargo ctl list_queues\n\
+         Press Ctrl-C to stop RabbitMQ; nothing is left behind.\n"
     ))
 }
 
-/// What a learner must know whose programs would go elsewhere without `AMQP_URL`.
+/// A warning if the learner's programs would use another RabbitMQ unless `AMQP_URL` is set.
 async fn warning(broker: &Broker) -> Option<String> {
     if broker.port() == DEFAULT_PORT {
         return None;
     }
     let there = match listener(DEFAULT_PORT).await {
         Listener::RabbitMq(version) => format!("RabbitMQ {version} is at port {DEFAULT_PORT}"),
-        Listener::Other => format!("another program, and no RabbitMQ, is at port {DEFAULT_PORT}"),
+        Listener::Other => format!("a program that is not RabbitMQ is at port {DEFAULT_PORT}"),
         Listener::None => return None,
     };
     Some(format!(
-        "{there}. In a terminal without AMQP_URL the lesson programs and `cargo ctl` go there, and not to this RabbitMQ."
+        "{there}. In a terminal without AMQP_URL the lesson programs and `cargo ctl` use that port, not this RabbitMQ."
     ))
 }
 
-/// Ctrl-C, or whatever else asks a program to end.
+/// Ctrl-C, or another signal that asks a program to end.
 #[cfg(unix)]
 struct Signal([tokio::signal::unix::Signal; 3]);
 
@@ -115,7 +115,7 @@ impl Signal {
             _ = terminate.recv() => (),
             _ = hangup.recv() => (),
         }
-        eprintln!("ending RabbitMQ");
+        eprintln!("stopping RabbitMQ");
     }
 }
 
@@ -129,10 +129,10 @@ impl Signal {
     }
 
     async fn come(&mut self) {
-        // Where Ctrl-C cannot be listened to, it ends this process by itself.
+        // If this program cannot handle Ctrl-C, the system ends the process.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-        eprintln!("ending RabbitMQ");
+        eprintln!("stopping RabbitMQ");
     }
 }

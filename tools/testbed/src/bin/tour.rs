@@ -1,4 +1,4 @@
-//! Plays all lessons with the real programs, and checks what it shows.
+//! Plays all lessons with the real programs, and checks what they print.
 //!
 //!     cargo tour
 

@@ -1,4 +1,4 @@
-//! A container as it is created and started.
+//! Creates and starts a container.
 
 use std::{collections::HashMap, future::ready, path::Path, pin::pin, time::Duration};
 
@@ -28,7 +28,7 @@ const STARTUP: Duration = Duration::from_secs(60);
 /// What RabbitMQ logs when all of it has started.
 const STARTED: &str = "Server startup complete";
 
-/// What the container is made from.
+/// What a container is created from.
 pub(super) struct Container<'a> {
     pub(super) image: &'a str,
     pub(super) name: &'a str,
@@ -37,8 +37,8 @@ pub(super) struct Container<'a> {
 }
 
 impl Container<'_> {
-    /// Starts it with testcontainers, where that comes to our daemon. It takes the daemon from the environment alone, which
-    /// a running process must not change; for another daemon the same is asked of the client that testcontainers has.
+    /// Starts it with testcontainers if testcontainers uses our daemon. testcontainers finds its daemon by the environment
+    /// only, which a running process must not change. For another daemon this does the same with testcontainers' client.
     pub(super) async fn start(&self, daemon: &Daemon) -> Result<()> {
         if daemon.is_that_of_testcontainers() {
             self.start_with_testcontainers(daemon).await
@@ -67,7 +67,7 @@ impl Container<'_> {
             container = container.with_copy_to(path, text.into_bytes());
         }
         let container = container.start().await.map_err(|error| anyhow!("{error}"))?;
-        // Its destructor needs a runtime; we remove the container ourselves.
+        // Its destructor needs a runtime. We remove the container ourselves.
         std::mem::forget(container);
         Ok(())
     }
@@ -100,8 +100,8 @@ impl Container<'_> {
             docker.upload_to_container(self.name, Some(options), body_full(archive(files).await?.into())).await?;
         }
         docker.start_container(self.name, None).await?;
-        // Until then its ports may be open, and nobody speaks AMQP there. A log that ends, or is silent for too long, is
-        // explained by whoever looks whether the broker is ready.
+        // Before this line its ports may be open while the broker does not yet answer. If the log ends, or is silent for too
+        // long, the later check whether the broker is ready gives the reason.
         let options = query::LogsOptionsBuilder::new().stdout(true).stderr(true).follow(true).build();
         let log = docker.logs(self.name, Some(options));
         let mut started = pin!(log.try_skip_while(|line| ready(Ok(!line.to_string().contains(STARTED)))));
@@ -109,14 +109,14 @@ impl Container<'_> {
         Ok(())
     }
 
-    /// The ports within the container, and where they are offered outside.
+    /// The ports in the container, and the published ports for them.
     fn published(&self) -> Vec<(u16, u16)> {
         let mut ports = vec![(AMQP, self.ports.amqp), (MANAGEMENT, self.ports.management)];
         ports.extend(self.ports.tls.map(|port| (AMQPS, port)));
         ports
     }
 
-    /// Files that go into the container before it starts.
+    /// Files that are copied into the container before it starts.
     fn files(&self) -> Vec<(String, String)> {
         let mut files = Vec::new();
         let mut file = |path: &str, text: &str| files.push((format!("/etc/rabbitmq/{path}"), text.to_owned()));
@@ -134,8 +134,8 @@ impl Container<'_> {
     }
 }
 
-/// Only programs of this machine may reach a broker that lets in `guest`, except where they come from elsewhere: with
-/// a daemon on another machine, or out of a container.
+/// Only programs of this machine may reach a broker that accepts `guest`. There are two exceptions: the daemon is on
+/// another machine, or this program runs in a container.
 fn host_ip(daemon: &Daemon) -> Option<String> {
     let from_elsewhere = daemon.remote_host().is_some() || in_a_container();
     (!from_elsewhere).then(|| "127.0.0.1".to_owned())
@@ -146,7 +146,7 @@ pub(super) fn in_a_container() -> bool {
     ["/.dockerenv", "/run/.containerenv"].iter().any(|file| Path::new(file).exists())
 }
 
-/// In `registry:5000/rabbitmq` the colon is no tag's.
+/// In `registry:5000/rabbitmq` the colon does not begin a tag.
 fn repository_and_tag(image: &str) -> (&str, &str) {
     match image.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
@@ -154,7 +154,7 @@ fn repository_and_tag(image: &str) -> (&str, &str) {
     }
 }
 
-/// Files as a container takes them.
+/// Files in the form in which Docker copies them into a container.
 async fn archive(files: Vec<(String, String)>) -> Result<Vec<u8>> {
     let mut archive = tokio_tar::Builder::new(Vec::new());
     for (path, text) in files {
@@ -166,5 +166,5 @@ async fn archive(files: Vec<(String, String)>) -> Result<Vec<u8>> {
     Ok(archive.into_inner().await?)
 }
 
-/// How an error begins that says that an image is not to be had.
+/// How an error begins if an image cannot be fetched.
 pub(super) const NOT_FETCHED: &str = "failed to pull the image";

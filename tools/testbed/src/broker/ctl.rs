@@ -1,4 +1,4 @@
-//! The `rabbitmqctl` of the RabbitMQ that the lesson programs of this terminal use.
+//! Runs `rabbitmqctl` on the RabbitMQ that the lesson programs of this terminal use.
 
 use std::{
     env,
@@ -20,13 +20,13 @@ use super::{
     found::{self, Address},
 };
 
-/// Runs `rabbitmqctl` with these arguments where the RabbitMQ is that `AMQP_URL` names, or else the one at
-/// `localhost:5672`: in its container, with the private node of a `cargo broker`, or with the one installed here. What it
-/// prints appears as it comes; its exit code is given back.
+/// Runs `rabbitmqctl` with these arguments on the RabbitMQ that `AMQP_URL` names, or on the one at `localhost:5672`. It runs
+/// in that RabbitMQ's container, in the private node of a `cargo broker`, or in the RabbitMQ that is installed here. Its
+/// output is shown as it comes. Returns its exit code.
 ///
 /// # Errors
-/// `AMQP_URL` cannot be read, nothing answers there, or the RabbitMQ there is out of reach: on another machine, or in a
-/// container that does not publish its port.
+/// `AMQP_URL` cannot be read, nothing answers there, or the RabbitMQ there cannot be controlled from here: it runs on another
+/// machine, or in a container that does not publish its port.
 pub async fn rabbitmqctl(arguments: &[String]) -> Result<ExitCode> {
     let url = env::var("AMQP_URL").ok().filter(|url| !url.is_empty());
     let named = url.is_some();
@@ -52,32 +52,35 @@ pub async fn rabbitmqctl(arguments: &[String]) -> Result<ExitCode> {
         return spawn(Command::new("rabbitmqctl").args(arguments)).await;
     }
     bail!(
-        "there is no way from here to the rabbitmqctl of the RabbitMQ at {at}: it works only where that runs, and is neither \
-         in a container that publishes this port, nor of a `cargo broker`, nor installed here{}. Run it on that machine, or \
-         use the management page, which does the same: usually port 15672 there",
+        "cannot run rabbitmqctl on the RabbitMQ at {at}. It works only on the machine that runs RabbitMQ, and this RabbitMQ \
+         is not in a container that publishes this port, was not started by `cargo broker`, and is not installed here{}. \
+         Run rabbitmqctl on that machine, or use its management page, usually at port 15672",
         daemon.err().map(|error| format!(" (Docker: {error:#})")).unwrap_or_default()
     )
 }
 
 impl Address {
-    /// Whether it is this machine, by one of the names that mean it.
+    /// Whether it is this machine, by one of its local names.
     fn is_here(&self) -> bool {
         self.host.eq_ignore_ascii_case("localhost")
             || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback() || address.is_unspecified())
     }
 }
 
-/// What may help a terminal in which `AMQP_URL` is not set, though a `cargo broker` has printed it.
+/// Advice for a terminal in which `AMQP_URL` is not set although `cargo broker` has printed it.
 fn elsewhere() -> String {
     #[cfg(unix)]
     if let Some(node) = node_directory::directories().into_iter().next() {
         let line = set_variable(&format!("amqp://guest:guest@localhost:{}", node.port));
-        return format!("AMQP_URL is not set here, and a private node runs at port {}: `{line}`", node.port);
+        return format!(
+            "AMQP_URL is not set in this terminal. A private node runs at port {}; to use it, run `{line}`",
+            node.port
+        );
     }
-    "AMQP_URL is not set here; if `cargo broker` has printed it, set it in this terminal, too".to_owned()
+    "AMQP_URL is not set in this terminal; if `cargo broker` has printed it, set it here, too".to_owned()
 }
 
-/// The command that sets `AMQP_URL` in the shell that this system's users have.
+/// The command that sets `AMQP_URL` in the usual shell of this system.
 pub fn set_variable(url: &str) -> String {
     if cfg!(windows) { format!("$env:AMQP_URL = \"{url}\"") } else { format!("export AMQP_URL={url}") }
 }
@@ -90,7 +93,7 @@ async fn spawn(command: &mut Command) -> Result<ExitCode> {
 
 async fn in_container(daemon: &Daemon, container: &str, arguments: &[String]) -> Result<ExitCode> {
     let command: Vec<&str> = ["rabbitmqctl"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
-    // When nobody reads any more there is nothing left to do about it.
+    // If our output has been closed, there is nothing to do about it.
     let code = exec(&daemon.docker, container, &command, |part| match part {
         LogOutput::StdErr { message } => drop(stderr().write_all(&message)),
         other => drop(stdout().write_all(&other.into_bytes())),
@@ -104,7 +107,7 @@ fn exit_code(code: Option<i64>) -> ExitCode {
     code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Whether the RabbitMQ that is installed on this machine is the one at this port, as it says itself.
+/// Asks the RabbitMQ that is installed on this machine whether it listens at this port.
 async fn installed_one_listens_at(port: u16) -> bool {
     let mut command = Command::new("rabbitmq-diagnostics");
     command.args(["--quiet", "--formatter", "json", "listeners"]).kill_on_drop(true);

@@ -1,4 +1,4 @@
-//! Where the Docker daemon is: Docker's own, a rootless one, Docker Desktop, or Podman, which speaks the same language.
+//! Finds the Docker daemon: Docker's own, a rootless one, Docker Desktop, or Podman, which has the same interface.
 
 use std::{
     env, fs,
@@ -11,10 +11,10 @@ use serde_json::Value;
 use testcontainers::bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::time::timeout;
 
-/// A daemon on this machine answers within milliseconds, or not at all.
+/// How long a daemon may take to answer. One on this machine answers within milliseconds.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long one request may take: fetching an image sends news all the time.
+/// How long one request may take without an answer. While an image is fetched, the daemon reports progress all the time.
 const REQUEST_SECONDS: u64 = 120;
 
 /// Docker's named pipe.
@@ -24,14 +24,14 @@ const WINDOWS: &str = "npipe:////./pipe/docker_engine";
 #[derive(Clone)]
 pub(super) struct Daemon {
     pub(super) docker: Docker,
-    /// As in `DOCKER_HOST`: `unix:///var/run/docker.sock`.
+    /// In the form of `DOCKER_HOST`: `unix:///var/run/docker.sock`.
     pub(super) address: String,
 }
 
 impl Daemon {
-    /// Looks where the `docker` command looks: at `DOCKER_HOST`, else at the active
-    /// [context](https://docs.docker.com/engine/manage-resources/contexts/). Without either, at the sockets that Docker and
-    /// Podman have by default: the first that answers.
+    /// Looks where the `docker` command looks: at `DOCKER_HOST`, or else at the active
+    /// [context](https://docs.docker.com/engine/manage-resources/contexts/). Without either, tries the sockets that Docker
+    /// and Podman have by default, and uses the first that answers.
     pub(super) async fn find() -> Result<Daemon> {
         if env::var("DOCKER_TLS_VERIFY").is_ok_and(|on| on == "1") {
             bail!("DOCKER_TLS_VERIFY is set, and Docker over TLS is not supported here");
@@ -52,7 +52,7 @@ impl Daemon {
                 Err(error) => silent.push((address, error)),
             }
         }
-        // Most of these places exist nowhere. The first one stands for them.
+        // Most of these sockets do not exist. The error names those that exist, or only the first.
         let exists = |address: &str| Path::new(address.trim_start_matches("unix://")).exists();
         let first = silent.iter().position(|(address, _)| exists(address)).unwrap_or(0);
         let named = silent.iter().enumerate().filter(|(at, (address, _))| *at == first || exists(address));
@@ -60,7 +60,7 @@ impl Daemon {
         bail!("no daemon answers at {}, nor at any other usual place", named.join(", nor at "))
     }
 
-    /// The error is the last cause, which says it: no such file, permission denied.
+    /// The error is the root cause, such as "no such file" or "permission denied".
     async fn connect(address: &str) -> Result<Daemon> {
         let docker = client(address)?;
         match timeout(ANSWER, docker.ping()).await {
@@ -70,8 +70,8 @@ impl Daemon {
         }
     }
 
-    /// Whether testcontainers comes to this daemon, too: it knows no contexts and no Podman. `DOCKER_HOST` is an address
-    /// to it even when it is empty.
+    /// Whether testcontainers uses this daemon, too. It does not look at contexts or at Podman. It takes `DOCKER_HOST` as an
+    /// address even if it is empty.
     pub(super) fn is_that_of_testcontainers(&self) -> bool {
         let usual = || {
             let socket = docker_sockets().into_iter().find(|socket| socket.exists());
@@ -80,7 +80,7 @@ impl Daemon {
         env::var("DOCKER_HOST").ok().or_else(usual).is_some_and(|address| address == self.address)
     }
 
-    /// The machine whose ports the containers' ports are published at, if it is another one than this.
+    /// The machine on which containers' ports are published, if it is not this one.
     pub(super) fn remote_host(&self) -> Option<String> {
         let url = url::Url::parse(&self.address).ok()?;
         matches!(url.scheme(), "tcp" | "http").then(|| url.host_str().map(str::to_owned))?
@@ -88,23 +88,26 @@ impl Daemon {
 }
 
 fn client(address: &str) -> Result<Docker> {
-    let (scheme, _) = address.split_once("://").context("this is no address: one begins with `unix://` or `tcp://`")?;
+    let (scheme, _) =
+        address.split_once("://").context("this is not an address: an address begins with `unix://` or `tcp://`")?;
     match scheme {
         "tcp" | "http" => Ok(Docker::connect_with_http(address, REQUEST_SECONDS, API_DEFAULT_VERSION)?),
         #[cfg(unix)]
         "unix" => {
-            // A socket that is not there is otherwise "not found" with its name once more.
+            // Without this check the error for a missing socket would repeat its name.
             fs::metadata(address.trim_start_matches("unix://"))?;
             Ok(Docker::connect_with_unix(address, REQUEST_SECONDS, API_DEFAULT_VERSION)?)
         }
         #[cfg(windows)]
         "npipe" => Ok(Docker::connect_with_named_pipe(address, REQUEST_SECONDS, API_DEFAULT_VERSION)?),
-        other => bail!("`{other}://` is not supported here; forward its socket and name that in DOCKER_HOST"),
+        other => {
+            bail!("`{other}://` is not supported here; forward its socket and set DOCKER_HOST to the forwarded one")
+        }
     }
 }
 
-/// The context that `DOCKER_CONTEXT` or `docker context use` has made the active one, and its address. None for the one
-/// that is called `default`: the usual places.
+/// The active context, from `DOCKER_CONTEXT` or `docker context use`, and its address. `None` for the context `default`,
+/// which means the usual sockets.
 fn active_context() -> Result<Option<(String, String)>> {
     let directory = set("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(home()?.join(".docker")));
     let Some(directory) = directory else { return Ok(None) };
@@ -119,7 +122,7 @@ fn current_context(directory: &Path) -> Option<String> {
     Some(json(&directory.join("config.json"))?["currentContext"].as_str()?.to_owned())
 }
 
-/// Each context is in a directory of its own, whose name is a hash of the context's.
+/// Each context has its own directory, whose name is a hash of the context's name.
 fn context_address(directory: &Path, name: &str) -> Option<String> {
     let contexts = fs::read_dir(directory.join("contexts").join("meta")).ok()?;
     let mut contexts = contexts.flatten().filter_map(|entry| json(&entry.path().join("meta.json")));
@@ -131,7 +134,7 @@ fn json(file: &Path) -> Option<Value> {
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
 
-/// Where daemons listen by default.
+/// The addresses at which daemons listen by default.
 fn usual_addresses() -> Vec<String> {
     if cfg!(windows) {
         return vec![WINDOWS.to_owned()];
@@ -167,7 +170,7 @@ fn home() -> Option<PathBuf> {
     env::home_dir().filter(|home| !home.as_os_str().is_empty())
 }
 
-/// A variable that is set, and not to nothing.
+/// The value of a variable that is set and not empty.
 fn set(variable: &str) -> Option<String> {
     env::var(variable).ok().filter(|value| !value.is_empty())
 }

@@ -1,4 +1,4 @@
-//! A RabbitMQ in a container of our own.
+//! A RabbitMQ in a container that we start.
 
 #[cfg(unix)]
 use std::process::{Command, Stdio};
@@ -30,8 +30,8 @@ use crate::guard::Guard;
 
 const DEFAULT_IMAGE: &str = "rabbitmq:4-management";
 
-/// Removes the container `$1`. Until it has been told `settled`, a request to create it may be
-/// under way in the daemon although its sender is gone: then it waits for it for five seconds.
+/// Removes the container `$1`. If this process ends before it says `settled`, the daemon may still be creating the
+/// container. Then the script waits up to five seconds for the container to appear.
 #[cfg(unix)]
 const REMOVER: &str = r#"
 settled=
@@ -48,8 +48,8 @@ while docker rm -fv "$1"; docker container inspect "$1" && [ $try -lt 30 ]; do
 done
 "#;
 
-/// A container, removed when this is dropped, or when this process ends: by the guard. Without
-/// the `docker` command, or on Windows, there is no guard; then `kill -9` leaves the container.
+/// A container. It is removed when this value is dropped. When this process ends, the guard removes it. Without the `docker`
+/// command, or on Windows, there is no guard: then the container remains after `kill -9`.
 pub(super) struct DockerBroker {
     docker: Docker,
     name: String,
@@ -57,7 +57,7 @@ pub(super) struct DockerBroker {
     _remover: Remover,
 }
 
-/// Whoever removes the container when dropped.
+/// Removes the container when dropped.
 enum Remover {
     #[cfg(unix)]
     Guard(Guard),
@@ -102,8 +102,8 @@ impl Machinery for DockerBroker {
     async fn kill(&self) -> Result<()> {
         let signal = query::KillContainerOptionsBuilder::new().signal("KILL").build();
         self.docker.kill_container(&self.name, Some(signal)).await?;
-        // That was answered when the signal had been sent. The ports are free when the process has
-        // ended; the exit code that is told then is an error to the client, and none to us.
+        // The daemon answers when it has sent the signal, but the ports are free only when the process has ended. The client
+        // reports the exit code as an error. For us it is not one.
         drop(self.docker.wait_container(&self.name, None).next().await);
         Ok(())
     }
@@ -113,7 +113,7 @@ impl Machinery for DockerBroker {
     }
 
     async fn pause(&self) -> Result<()> {
-        // On a busy machine the kernel may give up halfway ("unable to freeze").
+        // On a busy machine the kernel may fail to freeze all processes ("unable to freeze").
         let mut attempts = 0..5;
         loop {
             match self.docker.pause_container(&self.name).await {
@@ -166,8 +166,8 @@ impl Machinery for DockerBroker {
     }
 }
 
-/// Where programs find the published ports: here, or where the daemon is. Out of a container that is given the daemon's
-/// socket, this machine is the other end of the new container's network.
+/// The host at which programs find the published ports: this machine, or the daemon's. If this program runs in a container
+/// that has the daemon's socket, it reaches the machine through the gateway of the new container's network.
 async fn host(daemon: &Daemon, name: &str, ports: Ports) -> String {
     let here = "localhost".to_owned();
     if probe::version(&here, ports.amqp).await.is_ok() {
@@ -179,13 +179,13 @@ async fn host(daemon: &Daemon, name: &str, ports: Ports) -> String {
     }
 }
 
-/// The container's place in its network, if it has one that has addresses.
+/// The container's settings in its network, if it has an address there.
 async fn network(docker: &Docker, name: &str) -> Option<EndpointSettings> {
     let networks = docker.inspect_container(name, None).await.ok()?.network_settings?.networks?;
     networks.into_values().find(|network| network.ip_address.as_deref().is_some_and(|address| !address.is_empty()))
 }
 
-/// The name of the running container that publishes its port for AMQP, with or without TLS, at this one.
+/// The name of the running container that publishes its AMQP port, with or without TLS, at this port.
 pub(super) async fn container_at(docker: &Docker, port: u16) -> Result<Option<String>> {
     let containers = docker.list_containers(None::<query::ListContainersOptions>).await?;
     let container = containers.into_iter().find(|container| {
@@ -199,7 +199,7 @@ pub(super) async fn container_at(docker: &Docker, port: u16) -> Result<Option<St
     Ok(name.map(|name| name.trim_start_matches('/').to_owned()))
 }
 
-/// Runs a command in a container, hands out what it prints, and gives back its exit code.
+/// Runs a command in a container. Calls `output` with what it prints, and returns its exit code.
 pub(super) async fn exec(
     docker: &Docker,
     container: &str,
@@ -225,7 +225,7 @@ fn image() -> String {
     env::var("RABBITMQ_IMAGE").ok().filter(|image| !image.is_empty()).unwrap_or_else(|| DEFAULT_IMAGE.to_owned())
 }
 
-/// What went wrong, in the learner's words where we have them.
+/// What went wrong, in words for learners where we have them.
 fn explain(image: &str, error: &anyhow::Error) -> anyhow::Error {
     let text = one_line(&format!("{error:#}"));
     let Some((_, reason)) = text.split_once(NOT_FETCHED) else {
@@ -233,7 +233,7 @@ fn explain(image: &str, error: &anyhow::Error) -> anyhow::Error {
     };
     let reason = reason.split_once("error: ").map_or(reason, |(_, reason)| reason);
     let advice = if reason.contains("toomanyrequests") || reason.contains("429") {
-        "; Docker Hub has a limit for what comes from one address: `docker login`, or name a mirror in RABBITMQ_IMAGE, \
+        "; Docker Hub limits how much one address may fetch: run `docker login`, or name a mirror in RABBITMQ_IMAGE, \
          as in `mirror.example/rabbitmq:4-management`"
     } else {
         ""
@@ -241,7 +241,7 @@ fn explain(image: &str, error: &anyhow::Error) -> anyhow::Error {
     anyhow!("the image {image} is not here and cannot be fetched: {reason}{advice}")
 }
 
-/// Whether starting a container failed because somebody else had taken the port.
+/// Whether starting a container failed because another program uses the port.
 pub(super) fn is_port_taken(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}");
     text.contains("already allocated") || text.contains("already in use")
@@ -250,7 +250,7 @@ pub(super) fn is_port_taken(error: &anyhow::Error) -> bool {
 impl Remover {
     #[cfg(unix)]
     fn arm(daemon: &Daemon, name: &str) -> Remover {
-        // The command must reach the daemon we use, whatever "context" it is set to.
+        // The command must use the same daemon as we do, whichever context is active.
         let environment = [("DOCKER_HOST", daemon.address.clone())];
         let command_works = Command::new("docker")
             .args(["version", "--format", "{{.Server.Version}}"])
@@ -271,11 +271,11 @@ impl Remover {
         Remover::Directly { docker: daemon.docker.clone(), name: name.to_owned() }
     }
 
-    /// From now on the container exists, or it never will.
+    /// Tells the guard that the container now exists, or never will.
     fn settled(&mut self) {
         match self {
             #[cfg(unix)]
-            // A guard that is gone cannot be told anything; the container is then removed by nobody else.
+            // If the guard has ended, nothing can be done: then nothing removes the container.
             Remover::Guard(guard) => drop(guard.tell("settled")),
             Remover::Directly { .. } => (),
         }
@@ -292,14 +292,13 @@ impl Drop for Remover {
     }
 }
 
-/// Removes a container from a destructor: on a thread of its own, as this one may be running a
-/// runtime, or have none.
+/// Removes a container from a destructor. It needs a thread of its own, because this thread may run a runtime, or have none.
 fn remove(docker: Docker, name: String) {
     let removal = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         if let Ok(runtime) = runtime {
             let options = query::RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-            // Nobody is left to be told of a failure.
+            // In a destructor a failure cannot be reported.
             drop(runtime.block_on(docker.remove_container(&name, Some(options))));
         }
     });

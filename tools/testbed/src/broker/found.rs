@@ -1,4 +1,4 @@
-//! The RabbitMQ that `AMQP_URL` names: somebody else's.
+//! The RabbitMQ that `AMQP_URL` names. We did not start it, and do not control it.
 
 use std::fmt;
 
@@ -10,24 +10,24 @@ use super::{Broker, Machinery, probe};
 
 struct Found;
 
-// Nothing can be done to it.
+// We cannot stop it or start it.
 #[async_trait]
 impl Machinery for Found {}
 
-/// A host, as in a URL but without brackets, and a port.
+/// A host and a port. An IPv6 address is without the brackets that it has in a URL.
 #[derive(Debug, PartialEq)]
 pub(super) struct Address {
     pub(super) host: String,
     pub(super) port: u16,
 }
 
-/// The one of the hosts in `url` that answers, to use that one, and to say at once when none does.
+/// The broker at the first of the hosts in `url` that answers. Fails at once if no host answers.
 pub(super) async fn broker(url: &str) -> Result<Broker> {
     let (url, Address { host, port }) = answering(url).await?;
     Ok(Broker { machinery: Box::new(Found), url, host, port, tls_port: None, management: None })
 }
 
-/// The first of the hosts in `url` at which a RabbitMQ answers: the URL with that one alone, and the address.
+/// The first of the hosts in `url` at which a RabbitMQ answers: the URL with only this host, and its address.
 pub(super) async fn answering(url: &str) -> Result<(String, Address)> {
     let mut last = None;
     for url in one_host_each(url) {
@@ -39,15 +39,15 @@ pub(super) async fn answering(url: &str) -> Result<(String, Address)> {
                 Ok(_) => return Ok((url, address)),
                 Err(error) => last = Some(error),
             },
-            // Behind TLS we cannot look.
+            // We do not speak TLS, so we cannot check this one.
             "amqps" => return Ok((url, address)),
-            _ => bail!("AMQP_URL is no URL that begins with amqp:// or amqps://"),
+            _ => bail!("AMQP_URL does not begin with amqp:// or amqps://"),
         }
     }
     last.context("AMQP_URL names no host").and_then(Err)
 }
 
-/// The address in a URL, with what the protocol says where it says nothing.
+/// The address in a URL, with the protocol's defaults for what is missing.
 fn address(url: &Url) -> Address {
     let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("localhost");
     // `[::1]` needs its brackets in a URL only.
@@ -61,7 +61,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A URL with several hosts, `amqp://user:password@one,other:5673/`, as one for each.
+/// Splits a URL with several hosts, `amqp://user:password@one,other:5673/`, into one URL for each host.
 fn one_host_each(url: &str) -> Vec<String> {
     let authority = url.find("://").map_or(0, |at| at + 3);
     let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
@@ -90,7 +90,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_error_shows_the_password() {
-        // Port 1 is nobody's.
+        // Nothing listens at port 1.
         for url in ["amqp://user:secret@localhost:1", "amqp://user:secret@localhost:port", "user:secret@localhost"] {
             let error = format!("{:#}", broker(url).await.err().unwrap());
             assert!(!error.contains("secret"), "{error}");

@@ -1,4 +1,4 @@
-//! The last resort: the distribution's own `rabbitmq-server`, installed by its package manager.
+//! Installs the distribution's own `rabbitmq-server` with its package manager, if nothing else works.
 
 use std::{env, process::Stdio, time::Duration};
 
@@ -8,10 +8,10 @@ use tokio::{process::Command, time::timeout};
 
 use super::one_line;
 
-/// Enough for a slow mirror; a package manager that waits for something would wait for good.
+/// Long enough for a slow mirror. Without a limit, a package manager that waits for something would wait forever.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// A package manager, what a person types, and what we do.
+/// A package manager, the command that we advise people to type, and the script that we run.
 struct Manager {
     command: &'static str,
     advice: &'static str,
@@ -29,9 +29,9 @@ const MANAGERS: [Manager; 4] = [
     Manager { command: "brew", advice: "brew install rabbitmq", script: None },
 ];
 
-/// Debian starts a service as soon as it is installed, and at every boot from then on. A learner has asked
-/// for neither. What may be started is decided by a script named `policy-rc.d`; where there is one
-/// already and it does not object, the service is stopped afterwards.
+/// Debian starts a service as soon as it is installed, and at every later boot. A learner has asked for neither. A script
+/// named `policy-rc.d` decides which services may start. If the machine already has such a script and it allows the start,
+/// we stop the service afterwards.
 const APT: &str = r#"
 policy=/usr/sbin/policy-rc.d
 started=
@@ -53,13 +53,13 @@ update-rc.d rabbitmq-server disable
 exit 0
 "#;
 
-/// Installs the package, if we may; else says who may, and how. Never ends halfway: a package manager that
-/// is killed leaves a broken system, so it is left to finish even if we are not there any more.
+/// Installs the package, if this user may. Otherwise the error says with which command to install it. The package manager
+/// always runs to its end, even if this process ends first, because killing it can leave a broken system.
 pub(super) async fn rabbitmq_server(report: &dyn Fn(&str)) -> Result<()> {
     let manager = MANAGERS
         .iter()
         .find(|manager| is_on_path(manager.command))
-        .context("no package manager is known for this system")?;
+        .context("this system has none of the package managers apt-get, dnf, apk and brew")?;
     let Some(script) = manager.script.filter(|_| geteuid().is_root()) else {
         bail!("install it with `{}`", manager.advice);
     };

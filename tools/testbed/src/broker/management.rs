@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use ureq::{Agent, http::Request};
 
-/// The user every RabbitMQ starts with; ours let it in.
+/// The default user of RabbitMQ, which the brokers that we start accept.
 const USER_AND_PASSWORD_IN_BASE64: &str = "Z3Vlc3Q6Z3Vlc3Q=";
 
 /// The management interface of one broker.
@@ -22,9 +22,9 @@ impl Management {
             .timeout_global(Some(Duration::from_secs(20)))
             // The broker's own reason is in the body of a failed answer.
             .http_status_as_error(false)
-            // A connection that is kept may be closed by the other side just when it is used again.
+            // The other side may close a kept connection at the moment when it is used again.
             .max_idle_connections(0)
-            // A proxy for the world outside is none for this machine.
+            // A proxy for the outside network must not be used for this machine.
             .proxy(None)
             .build()
             .into();
@@ -43,7 +43,7 @@ impl Management {
             .await?
     }
 
-    /// The same for where there is no runtime: in a destructor.
+    /// The same without a runtime, for a destructor.
     pub(crate) fn request_blocking(
         &self,
         method: &'static str,
@@ -72,7 +72,7 @@ impl Management {
     }
 }
 
-/// A name as part of a path of the management interface: `/` is `%2F`.
+/// A name as part of a path of the management interface: `/` becomes `%2F`.
 pub(crate) fn path_segment(name: &str) -> String {
     name.bytes()
         .map(|byte| match byte {

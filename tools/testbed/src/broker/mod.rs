@@ -1,12 +1,10 @@
-//! A running RabbitMQ: where it comes from, and what a test may do to it.
+//! A running RabbitMQ: how it is found or started, and what a test can do with it.
 
 mod container;
 pub mod ctl;
 mod daemon;
 mod docker;
 mod found;
-#[cfg(unix)]
-mod group;
 #[cfg(unix)]
 mod install;
 mod management;
@@ -16,6 +14,8 @@ mod node;
 mod node_directory;
 mod ports;
 mod probe;
+#[cfg(unix)]
+mod process_group;
 mod start;
 mod tls;
 mod virtual_host;
@@ -40,16 +40,16 @@ pub use self::{
     virtual_host::VirtualHost,
 };
 
-/// Where the lesson programs look without `AMQP_URL`.
+/// The port that the lesson programs use without `AMQP_URL`.
 pub const DEFAULT_PORT: u16 = 5672;
 
-/// How long a broker may take until it answers, after its container or process has been started.
+/// How long a broker may take to answer, after its container or process has been started.
 const READY: Duration = Duration::from_secs(60);
 
-/// A running RabbitMQ: one of our own, or the one that `AMQP_URL` names.
+/// A running RabbitMQ: one that this crate has started, or the one that `AMQP_URL` names.
 ///
-/// One of our own ends with this value, and nothing of it is left: no container, no process, no
-/// directory. That holds for a panic, for `kill -9` and for a value in a static, too.
+/// A broker that this crate has started ends with this value, and leaves nothing behind: no container, no process, no
+/// directory. This is also true after a panic, after `kill -9`, and for a value in a static.
 pub struct Broker {
     machinery: Box<dyn Machinery>,
     url: String,
@@ -59,7 +59,7 @@ pub struct Broker {
     management: Option<Management>,
 }
 
-/// What can be done to the machinery under a broker: a container, a process. By default nothing.
+/// The container or process in which a broker runs, and what can be done with it. By default nothing can.
 #[async_trait]
 trait Machinery: Send + Sync {
     async fn rabbitmqctl(&self, _arguments: &[&str]) -> Result<String> {
@@ -80,36 +80,36 @@ trait Machinery: Send + Sync {
     async fn resume(&self) -> Result<()> {
         not_ours()
     }
-    /// Whether the container or the process is there.
+    /// Whether the container or the process runs.
     async fn is_running(&self) -> Result<bool> {
         Ok(true)
     }
-    /// The host and port of its own, where others lead to it.
+    /// Its own host and port, if programs otherwise reach it through a published port.
     async fn own_address(&self) -> Option<(String, u16)> {
         None
     }
-    /// What it printed last, in one line, for when it does not start.
+    /// What it printed last, in one line: the reason if it does not start.
     async fn last_words(&self) -> String {
         String::new()
     }
 }
 
 fn not_ours<T>() -> Result<T> {
-    bail!("the RabbitMQ that AMQP_URL names is not ours to control")
+    bail!("this program cannot control the RabbitMQ that AMQP_URL names")
 }
 
 impl Broker {
-    /// Starts a broker of our own, in Docker or as a private process, on free ports.
+    /// Starts a broker, in Docker or as a private node, on free ports.
     pub async fn start() -> Result<Broker> {
         Broker::builder().start().await
     }
 
-    /// The same with a choice of ports, and a word on each step.
+    /// The same with a choice of ports, TLS and settings, and with a report of each step.
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::default()
     }
 
-    /// The broker that `AMQP_URL` names, if it is set and not empty, else one of our own.
+    /// The broker that `AMQP_URL` names. If the variable is not set or empty, starts a broker.
     pub async fn find_or_start(report: impl Fn(&str) + Send + Sync + 'static) -> Result<Broker> {
         match std::env::var("AMQP_URL") {
             Ok(url) if !url.is_empty() => found::broker(&url).await.context("AMQP_URL is set, but it cannot be used"),
@@ -117,11 +117,11 @@ impl Broker {
         }
     }
 
-    /// The broker that all tests of this process share, started by the first that asks. Each test takes a
-    /// [virtual host](Broker::virtual_host) of its own from it, and leaves the broker itself alone.
+    /// The broker that all tests of this process share. The first test that asks starts it. Each test uses a
+    /// [virtual host](Broker::virtual_host) of its own, and does not stop or change the broker itself.
     pub async fn shared() -> Result<&'static Broker> {
         static SHARED: OnceCell<Result<Broker, String>> = OnceCell::const_new();
-        // The failure is kept, too: the other tests would only run into the same one, one by one.
+        // A failure is kept, too. Otherwise each of the other tests would wait for the same failure again.
         let broker = SHARED.get_or_init(|| async { Broker::start().await.map_err(|error| format!("{error:#}")) }).await;
         broker.as_ref().map_err(|error| anyhow!("{error}"))
     }
@@ -142,11 +142,12 @@ impl Broker {
         &self.url
     }
 
-    /// The URL without detours, for measuring: what comes to a container's published port may pass through a process of
-    /// Docker's, which costs a good part of the throughput. [`url`](Broker::url), where there is no other way.
+    /// The URL of the broker's own address, for measuring. The traffic of a container's published port may pass through a
+    /// process of Docker's, which takes a good part of the throughput. If the own address cannot be reached, this is
+    /// [`url`](Broker::url).
     pub async fn direct_url(&self) -> String {
         let Some((host, port)) = self.machinery.own_address().await else { return self.url.clone() };
-        // On macOS and Windows containers have a network that is out of reach, and nobody says so.
+        // On macOS and Windows programs cannot reach the network of containers, and get no error: only a timeout tells.
         match timeout(Duration::from_secs(1), probe::version(&host, port)).await {
             Ok(Ok(_)) => format!("amqp://guest:guest@{host}:{port}"),
             _ => self.url.clone(),
@@ -158,23 +159,23 @@ impl Broker {
         self.port
     }
 
-    /// The port at which it speaks AMQP in TLS, if it was started [so](BrokerBuilder::tls).
+    /// The port at which it speaks AMQP over TLS, if it was started [with TLS](BrokerBuilder::tls).
     pub fn tls_port(&self) -> Option<u16> {
         self.tls_port
     }
 
-    /// The page for a browser, user `guest`, password `guest`; unknown for a broker that was found.
+    /// The management page for a browser, user `guest`, password `guest`. `None` for the broker that `AMQP_URL` names.
     pub fn management_url(&self) -> Option<&str> {
         self.management.as_ref().map(Management::url)
     }
 
-    /// Which RabbitMQ this is, as `4.3.6`.
+    /// The version of this RabbitMQ, such as `4.3.6`.
     pub async fn version(&self) -> Result<String> {
         probe::version(&self.host, self.port).await
     }
 
-    /// For a test that this RabbitMQ may be too old for: whether it is older than `least`, as `4.3`. Then it
-    /// is [skipped](skip).
+    /// For a test that needs a newer RabbitMQ: whether this one is older than `least`, such as `4.3`. If it is older, the
+    /// test is reported as [skipped](skip).
     ///
     /// ```no_run
     /// # async fn test(broker: testbed::Broker) -> anyhow::Result<()> {
@@ -194,18 +195,18 @@ impl Broker {
         Ok(skips)
     }
 
-    /// A virtual host of its own for one test, with a user who can reach nothing else: what one test
-    /// declares, no other can see. It goes when the value is dropped.
+    /// A virtual host of its own for one test, with a user who can access nothing else. Other tests do not see what this
+    /// test declares. The virtual host is deleted when the value is dropped.
     pub async fn virtual_host(&self) -> Result<VirtualHost<'_>> {
         VirtualHost::create(self).await
     }
 
-    /// Runs `rabbitmqctl` on this broker and gives back what it prints. Takes a second or two.
+    /// Runs `rabbitmqctl` on this broker and returns what it prints. Takes a second or two.
     pub async fn rabbitmqctl(&self, arguments: &[&str]) -> Result<String> {
         self.machinery.rabbitmqctl(arguments).await
     }
 
-    /// Stops it in good order. What is durable is there again after [`Broker::start_again`].
+    /// Stops it cleanly. Durable queues and persistent messages are there again after [`Broker::start_again`].
     pub async fn stop(&self) -> Result<()> {
         self.machinery.stop().await
     }
@@ -227,18 +228,18 @@ impl Broker {
         self.start_again().await
     }
 
-    /// Freezes it: its connections stay open, and nobody answers on them.
+    /// Freezes it: its connections stay open, but it does not answer on them.
     pub async fn pause(&self) -> Result<()> {
         self.machinery.pause().await
     }
 
-    /// Lets it go on after [`Broker::pause`].
+    /// Lets it continue after [`Broker::pause`].
     pub async fn resume(&self) -> Result<()> {
         self.machinery.resume().await
     }
 
-    /// Waits until its container or process has ended, by whatever cause, and gives back what it printed last. A
-    /// broker that was found never ends, as far as can be seen from here.
+    /// Waits until its container or process has ended for any reason, and returns what it printed last. For the broker that
+    /// `AMQP_URL` names, this waits forever.
     pub async fn ended(&self) -> Result<String> {
         while self.machinery.is_running().await? {
             sleep(Duration::from_millis(500)).await;
@@ -246,7 +247,7 @@ impl Broker {
         Ok(self.machinery.last_words().await)
     }
 
-    /// Ends it and waits until nothing of it is left, without blocking the runtime as a drop does.
+    /// Ends it and waits until nothing is left, without blocking the runtime as a drop does.
     pub async fn shutdown(self) -> Result<()> {
         Ok(tokio::task::spawn_blocking(move || drop(self)).await?)
     }
@@ -255,8 +256,8 @@ impl Broker {
         self.management.as_ref().context("the management interface of a broker named by AMQP_URL is not known")
     }
 
-    /// Waits until programs can use it. No event tells that of a broker that has run before: its
-    /// log has the line already.
+    /// Waits until programs can use it, by asking again and again. The line in the log that says so cannot be used, because
+    /// the log of a broker that is started again already contains it.
     async fn ready(&self) -> Result<()> {
         let deadline = Instant::now() + READY;
         loop {
@@ -284,8 +285,8 @@ impl Broker {
     }
 }
 
-/// Says why a test cannot run here, for one that returns then: in a line that begins with `skipped:` and names the test,
-/// on stderr, past the test runner's capture, to be seen and to be counted.
+/// Says why a test cannot run here; the test then returns. The line begins with `skipped:` and names the test. It goes
+/// directly to stderr, past the test runner's capture, so that people see it and scripts can count it.
 pub fn skip(why: &str) -> io::Result<()> {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     writeln!(io::stderr(), "skipped: {test}: {why}")
@@ -296,13 +297,13 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What Erlang says when somebody else has taken a port.
+/// What Erlang says when another program uses a port.
 const PORT_TAKEN: &str = "eaddrinuse";
 
-/// The end of a log in one line, and no longer than anybody would read: Erlang's can be 30 kilobytes.
+/// The end of a log in one short line. A message of Erlang can have 30 kilobytes.
 fn last_words(log: &str) -> String {
     if log.contains(PORT_TAKEN) {
-        return format!("somebody else has taken one of its ports ({PORT_TAKEN})");
+        return format!("another program has taken one of its ports ({PORT_TAKEN})");
     }
     let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let mut news: Vec<&str> = lines.iter().copied().filter(|line| !line.contains("[info]")).collect();
@@ -318,7 +319,7 @@ mod tests {
     use super::last_words;
 
     #[test]
-    fn the_last_words_are_those_that_tell_something() {
+    fn the_last_words_leave_out_what_is_only_information() {
         let log = "1 [info] one\n\n2 [error] two\n3 [info] three\n  BOOT FAILED\n";
         assert_eq!(last_words(log), "2 [error] two | BOOT FAILED");
         assert_eq!(last_words("1 [info] one\n2 [info] two\n"), "1 [info] one | 2 [info] two");

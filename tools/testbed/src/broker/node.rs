@@ -1,8 +1,8 @@
-//! A private RabbitMQ node: a process of ours, from a `rabbitmq-server` that is installed here.
+//! A **private node**: a RabbitMQ that we start as a process, with the `rabbitmq-server` that is installed here.
 //!
-//! It shares nothing with the system's own node: neither ports nor name, neither data nor
-//! configuration, not even `epmd`, the little name server that Erlang would start for all nodes and leave
-//! running. All it writes is in one temporary directory.
+//! A private node shares nothing with the system's own node: not its ports, name, data or configuration. It also has its
+//! own `epmd`, the small name server that Erlang would otherwise start for all nodes and leave running. It writes only into
+//! one temporary directory.
 
 use std::{
     env,
@@ -22,30 +22,29 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Machinery, PORT_TAKEN, Ports, ServerTls,
-    group::Group,
-    last_words,
+    Machinery, PORT_TAKEN, Ports, ServerTls, last_words,
     node_directory::PORT_FILE,
     ports::{free_port, random},
+    process_group::ProcessGroup,
     start::Settings,
 };
 use crate::guard::Guard;
 
-/// How long a node may take to stop in good order.
+/// How long a node may take to stop cleanly.
 const STOP: Duration = Duration::from_secs(30);
 
-/// How long all threads of a node may take to stand still.
+/// How long a node may take to pause all its threads.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// How long `epmd` may take until it listens.
 const EPMD: Duration = Duration::from_secs(5);
 
-/// Runs a command as a process group of its own, whose number is in a file before it starts. The
-/// second look at the file is for the guard: it takes the whole directory `run` away, and then either
-/// finds the number in it or knows that the command will not run.
+/// Runs a command as a process group of its own. Its number is in a file before it starts. The second look at the file is
+/// for the guard, which moves the whole directory `run` away. Then the guard either finds the number there, or knows that the
+/// command will not run.
 const LAUNCH: &str = r#"echo $$ >"$1" && [ -e "$1" ] && shift && exec "$@""#;
 
-/// Kills the process groups in `$1/run`, and removes `$1`. What a dying process still writes may need a second attempt.
+/// Kills the process groups in `$1/run`, and removes `$1`. It tries again if a dying process still writes there.
 const SWEEPER: &str = r#"
 while read -r line; do :; done
 mv "$1/run" "$1/ended"
@@ -59,13 +58,13 @@ until rm -rf "$1" || [ $try -eq 50 ]; do
 done
 "#;
 
-/// A node, gone with its directory when this is dropped, or when this process ends.
+/// A node. It ends, and its directory is removed, when this value is dropped or this process ends.
 pub(super) struct NodeBroker {
     commands: Commands,
     environment: Vec<(&'static str, OsString)>,
-    node: Mutex<Option<Group>>,
-    epmd: Option<Group>,
-    // After the processes: it removes what is left of them.
+    node: Mutex<Option<ProcessGroup>>,
+    epmd: Option<ProcessGroup>,
+    // Dropped after the processes, because it removes what they leave.
     guard: Option<Guard>,
     directory: PathBuf,
 }
@@ -82,8 +81,8 @@ impl Commands {
     pub(super) fn find() -> Result<Commands> {
         let search_path = env::var_os("PATH").unwrap_or_default();
         let on_path = || env::split_paths(&search_path);
-        // The packages of distributions put a script on the path that insists on their own user. The
-        // real one does not mind who runs it.
+        // The packages of distributions put a script on the path that only their own user may run. Any user may run the
+        // real one.
         let directory = ["/usr/lib/rabbitmq/bin", "/usr/lib64/rabbitmq/bin"]
             .into_iter()
             .map(PathBuf::from)
@@ -91,7 +90,7 @@ impl Commands {
             .chain(["/opt/homebrew/sbin".into(), "/usr/local/sbin".into()])
             .find(|directory| directory.join("rabbitmq-server").is_file())
             .context("it is not installed on this machine")?;
-        // `erl` is often a link into the directory where all of Erlang's programs are.
+        // `erl` is often a link into the directory of all of Erlang's programs.
         let beside_erl = on_path()
             .find_map(|directory| directory.join("erl").canonicalize().ok())
             .and_then(|erl| erl.parent().map(Path::to_owned));
@@ -99,13 +98,13 @@ impl Commands {
             .chain(beside_erl)
             .map(|directory| directory.join("epmd"))
             .find(|epmd| epmd.is_file())
-            .with_context(|| format!("it is in {}, but Erlang's `epmd` is not to be found", directory.display()))?;
+            .with_context(|| format!("it is in {}, but Erlang's `epmd` was not found", directory.display()))?;
         Ok(Commands { directory, epmd })
     }
 }
 
 impl NodeBroker {
-    /// Starts a node that offers the broker on `ports`; not yet ready when this returns.
+    /// Starts a node that listens on `ports`. It is not yet ready when this returns.
     pub(super) async fn start(
         commands: Commands,
         ports: Ports,
@@ -139,7 +138,7 @@ impl NodeBroker {
         let address = ("127.0.0.1", port);
         let mut command = self.command("epmd", self.commands.epmd.as_os_str());
         command.args(["-address", address.0, "-port", &port.to_string()]);
-        let mut epmd = Group::start(command, self.run_file("epmd"))?;
+        let mut epmd = ProcessGroup::start(command, self.run_file("epmd"))?;
         let deadline = Instant::now() + EPMD;
         while TcpStream::connect(address).is_err() {
             if !epmd.runs()? {
@@ -159,7 +158,7 @@ impl NodeBroker {
         let log = File::create(self.log_file())?;
         let mut command = self.command("node", server.as_os_str());
         command.stdout(log.try_clone()?).stderr(log);
-        *self.node() = Some(Group::start(command, self.run_file("node"))?);
+        *self.node() = Some(ProcessGroup::start(command, self.run_file("node"))?);
         Ok(())
     }
 
@@ -195,7 +194,7 @@ impl NodeBroker {
         self.directory.join("node.log")
     }
 
-    fn node(&self) -> MutexGuard<'_, Option<Group>> {
+    fn node(&self) -> MutexGuard<'_, Option<ProcessGroup>> {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -214,7 +213,7 @@ impl NodeBroker {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        // Its number may now become another's.
+        // Another process may get its number now.
         *self.node() = None;
         Ok(())
     }
@@ -288,7 +287,7 @@ impl Machinery for NodeBroker {
         Ok(stdout)
     }
 
-    /// What the node printed last, in one line: the reason why it does not start.
+    /// What the node printed last, in one line. If it does not start, this is the reason.
     async fn last_words(&self) -> String {
         let log = fs::read(self.log_file()).unwrap_or_default();
         last_words(&String::from_utf8_lossy(&log))
@@ -297,21 +296,21 @@ impl Machinery for NodeBroker {
 
 impl Drop for NodeBroker {
     fn drop(&mut self) {
-        // In this order: the node's own end would otherwise be news to `epmd`.
+        // The node ends before `epmd`, and both before the guard cleans up.
         drop(self.node().take());
         drop(self.epmd.take());
         drop(self.guard.take());
-        // In case the guard could not: there is nothing more to be done about a failure.
+        // In case the guard could not do it. If this fails, too, nothing more can be done.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-/// Whether a node did not start because somebody else had taken one of its ports.
+/// Whether a node did not start because another program uses one of its ports.
 pub(super) fn is_port_taken(error: &anyhow::Error) -> bool {
     error.to_string().contains(PORT_TAKEN)
 }
 
-/// Writes the node's configuration and gives back its environment.
+/// Writes the node's configuration and returns its environment.
 fn configure(
     directory: &Path,
     name: &str,
@@ -343,7 +342,7 @@ fn configure(
     let below = |name: &str| OsString::from(directory.join(name));
     fs::create_dir(directory.join("conf.d"))?;
     Ok(vec![
-        ("HOME", directory.into()), // of the cookie by which `rabbitmqctl` is let in
+        ("HOME", directory.into()), // for the cookie with which `rabbitmqctl` logs in
         ("RABBITMQ_NODENAME", text(format!("{name}@localhost"))),
         ("RABBITMQ_CONFIG_FILE", file("rabbitmq.conf", &configuration)?),
         ("RABBITMQ_CONFIG_FILES", below("conf.d")),
@@ -356,17 +355,17 @@ fn configure(
         ("RABBITMQ_DIST_PORT", text(dist_port.to_string())),
         ("ERL_EPMD_PORT", text(epmd_port.to_string())),
         ("ERL_EPMD_ADDRESS", text("127.0.0.1".to_owned())),
-        // Or any of the node's helpers might start an `epmd` of its own, even when we are gone.
+        // Otherwise a helper of the node could start another `epmd`, even after this process has ended.
         ("ERL_AFLAGS", text("-start_epmd false".to_owned())),
         ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", text("-kernel inet_dist_use_interface {127,0,0,1}".to_owned())),
-        // A node whose test has ended while it was starting would leave a dump where it was started.
+        // Otherwise a node that is killed while it starts would leave a dump in the current directory.
         ("ERL_CRASH_DUMP_SECONDS", text("0".to_owned())),
-        // The script then becomes the node instead of watching over it: one process for our signals.
+        // The script then becomes the node instead of supervising it. So our signals go to one process.
         ("RUNNING_UNDER_SYSTEMD", text("true".to_owned())),
     ])
 }
 
-/// Writes a script that is the `rabbitmqctl` of this node, for us and for people.
+/// Writes a script that runs `rabbitmqctl` on this node, for us and for people.
 fn write_rabbitmqctl(directory: &Path, commands: &Commands, environment: &[(&str, OsString)]) -> Result<()> {
     let quoted = |text: &OsStr| format!("'{}'", text.to_string_lossy().replace('\'', r"'\''"));
     let variables: String = environment.iter().map(|(name, value)| format!(" {name}={}", quoted(value))).collect();

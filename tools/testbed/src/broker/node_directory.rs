@@ -1,4 +1,4 @@
-//! The directories in which private nodes run: of this process, and of others, for `cargo ctl`.
+//! Finds the directories in which private nodes run, those of other processes, too: for `cargo ctl`.
 
 use std::{
     env, fs,
@@ -8,10 +8,10 @@ use std::{
 
 use nix::unistd::geteuid;
 
-/// The file in which a node's directory says at which port the node speaks AMQP.
+/// The file in a node's directory that contains the node's AMQP port.
 pub(super) const PORT_FILE: &str = "port";
 
-/// The directory of a node that runs, of this process or of another one of this user's.
+/// The directory of a running node. This process or another process of the same user has started it.
 pub(super) struct NodeDirectory {
     path: PathBuf,
     pub(super) port: u16,
@@ -23,7 +23,7 @@ impl NodeDirectory {
     }
 }
 
-/// Where nodes of this user run. A directory of another user's is not looked at: what is in it gets executed.
+/// The directories of this user's nodes. Directories of other users are ignored, because we execute a script in them.
 pub(super) fn directories() -> Vec<NodeDirectory> {
     let entries = fs::read_dir(env::temp_dir()).into_iter().flatten().flatten();
     let is_ours = |path: &Path| {

@@ -1,4 +1,4 @@
-//! Free ports for a broker of our own.
+//! Free ports for a broker that we start.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -9,12 +9,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// Below the ports that operating systems hand out by themselves (from 32768 on Linux, from 49152
-/// elsewhere). While a broker is stopped its port must stay free: among those, an outgoing
-/// connection could get it, and a client that keeps trying to connect could even reach itself.
+/// This range is below the ports that operating systems choose themselves (from 32768 on Linux, from 49152 elsewhere). While
+/// a broker is stopped, its port must stay free. If the system chose it for an outgoing connection, a client that keeps
+/// trying to connect could even connect to itself.
 const RANGE: Range<u16> = 20_000..30_000;
 
-/// Where the programs reach a broker of our own.
+/// The ports at which programs reach a broker that we start.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ports {
     pub(super) amqp: u16,
@@ -23,7 +23,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// The first free ones from those wanted on, or any.
+    /// The first free ports from the wanted ones on, or any free ports.
     pub(super) fn choose(amqp: Option<u16>, management: Option<u16>, tls: bool) -> Result<Ports> {
         let amqp = free_port(amqp, &[])?;
         let management = free_port(management, &[amqp])?;
@@ -31,14 +31,14 @@ impl Ports {
         Ok(Ports { amqp, management, tls })
     }
 
-    /// All of them, for who looks for yet another.
+    /// All of them, so that a search for another port can skip them.
     pub(super) fn taken(&self) -> Vec<u16> {
         [self.amqp, self.management].into_iter().chain(self.tls).collect()
     }
 }
 
-/// The first port from `wanted` on that nobody listens on; without a wish, one at a random place,
-/// as others look for one at the same time.
+/// The first free port from `wanted` on. Without a wanted port, the search starts at a random one, because other processes
+/// look for a port at the same time.
 pub(super) fn free_port(wanted: Option<u16>, except: &[u16]) -> Result<u16> {
     let count = u64::from(RANGE.end - RANGE.start);
     let start = match wanted {
@@ -51,8 +51,8 @@ pub(super) fn free_port(wanted: Option<u16>, except: &[u16]) -> Result<u16> {
         .with_context(|| format!("no free port from {start} on"))
 }
 
-/// Whether nobody listens on a port, be it on one of this machine's addresses or on all of them.
-/// `localhost` may mean either family, so both must be free.
+/// Whether a port is free, on single addresses of this machine and on all of them. `localhost` may mean IPv4 or IPv6, so the
+/// port must be free in both.
 fn is_free(port: u16) -> bool {
     let taken = |address: &str| match TcpListener::bind((address, port)) {
         Ok(_) => false,

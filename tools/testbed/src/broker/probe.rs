@@ -1,4 +1,4 @@
-//! The first words of AMQP: is a broker there, and which?
+//! Begins an AMQP connection to find out whether a broker is there, and which version it has.
 
 use std::time::Duration;
 
@@ -9,36 +9,35 @@ use tokio::{
     time::timeout,
 };
 
-/// What a client says first: the protocol's name and its version 0-9-1.
+/// What a client sends first: the protocol's name and its version 0-9-1.
 const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
-/// How long a broker may take to answer. A busy machine is slow; a listening port without a broker is silent for good.
+/// How long a broker may take to answer. A busy machine is slow, and a listening port without a broker never answers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// No broker introduces itself at greater length.
+/// A broker's first answer is never longer.
 const LONGEST: u32 = 64 * 1024;
 
-/// Says hello to the broker and gives back its version, from the method `connection.start`
-/// with which it answers. That alone needs no user, and a listening port (as Docker's, before
-/// there is a broker behind it) is no broker yet.
+/// Begins a connection and returns the broker's version, from its first answer, `connection.start`. This needs no user. Only
+/// this answer shows that a broker is there: Docker, for instance, listens on the port before the broker does.
 pub(crate) async fn version(host: &str, port: u16) -> Result<String> {
     timeout(PATIENCE, greet(host, port))
         .await
         .with_context(|| format!("{host}:{port} accepts connections but does not speak AMQP"))?
 }
 
-/// Who listens at a port of this machine.
+/// What listens at a port of this machine.
 #[derive(Debug, PartialEq)]
 pub enum Listener {
-    /// A RabbitMQ of this version, as `4.3.6`.
+    /// A RabbitMQ of this version, such as `4.3.6`.
     RabbitMq(String),
     /// A program that does not speak AMQP 0-9-1.
     Other,
-    /// Nobody.
+    /// Nothing.
     None,
 }
 
-/// Looks who listens at a port of this machine. Takes up to five seconds where somebody does and says nothing.
+/// Finds out what listens at a port of this machine. Takes up to five seconds if the program there sends nothing.
 pub async fn listener(port: u16) -> Listener {
     match version("localhost", port).await {
         Ok(version) => Listener::RabbitMq(version),
@@ -51,7 +50,7 @@ async fn greet(host: &str, port: u16) -> Result<String> {
     let mut stream =
         TcpStream::connect((host, port)).await.with_context(|| format!("no broker answers at {host}:{port}"))?;
     stream.write_all(PROTOCOL_HEADER).await?;
-    // A frame: its type, its channel, the length of what follows.
+    // A frame begins with its type, its channel, and the length of its payload.
     let kind = stream.read_u8().await?;
     let channel = stream.read_u16().await?;
     let length = stream.read_u32().await?;
@@ -60,11 +59,11 @@ async fn greet(host: &str, port: u16) -> Result<String> {
     }
     let mut method = vec![0; usize::try_from(length)?];
     stream.read_exact(&mut method).await?;
-    server_version(&method).with_context(|| format!("the broker at {host}:{port} does not tell its version"))
+    server_version(&method).with_context(|| format!("the broker at {host}:{port} does not say its version"))
 }
 
-/// Finds the entry `version` in the server's properties: the length and the name of the key, `S`
-/// for a string, its length in four bytes, the string.
+/// Finds the entry `version` in the server's properties. It consists of the length and the name of the key, `S` for a string,
+/// the string's length in four bytes, and the string.
 fn server_version(method: &[u8]) -> Option<String> {
     const KEY: &[u8] = b"\x07versionS";
     let at = method.windows(KEY.len()).position(|bytes| bytes == KEY)? + KEY.len();

@@ -1,4 +1,4 @@
-//! The steps by which a broker of our own is started: the first that works.
+//! Starts a broker: tries Docker, then a private node, and uses the first that works.
 
 use std::env;
 
@@ -18,10 +18,10 @@ use super::{
     node::{self, Commands, NodeBroker},
 };
 
-/// How often other ports are tried after somebody else has taken the ones just found free.
+/// How often we try other ports if another program takes the ports that were free a moment ago.
 const ATTEMPTS: usize = 5;
 
-/// The choices for a broker of our own.
+/// The choices for a broker that is to be started.
 pub struct BrokerBuilder {
     port: Option<u16>,
     management_port: Option<u16>,
@@ -35,7 +35,7 @@ impl Default for BrokerBuilder {
     }
 }
 
-/// How a broker of our own differs from one as it is installed.
+/// How the broker differs from RabbitMQ's defaults.
 #[derive(Default)]
 pub(super) struct Settings {
     pub tls: Option<ServerTls>,
@@ -43,7 +43,7 @@ pub(super) struct Settings {
     pub configuration: String,
 }
 
-/// `TESTBED_BROKER`: only this way, and no other.
+/// The value of `TESTBED_BROKER`: start a broker of this kind only.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Docker,
@@ -51,39 +51,39 @@ enum Kind {
 }
 
 impl BrokerBuilder {
-    /// Speak AMQP on the first free port from this one on.
+    /// Listens for AMQP on the first free port from this one on.
     pub fn port_from(mut self, port: u16) -> BrokerBuilder {
         self.port = Some(port);
         self
     }
 
-    /// Offer the management page on the first free port from this one on.
+    /// Offers the management page on the first free port from this one on.
     pub fn management_port_from(mut self, port: u16) -> BrokerBuilder {
         self.management_port = Some(port);
         self
     }
 
-    /// Speak TLS, too, on a port of its own.
+    /// Also speaks AMQP over TLS, on a second port.
     pub fn tls(mut self, tls: ServerTls) -> BrokerBuilder {
         self.settings.tls = Some(tls);
         self
     }
 
-    /// Lines of [`rabbitmq.conf`](https://www.rabbitmq.com/docs/configure), such as `heartbeat = 10`, after those that are
-    /// needed anyway.
+    /// Adds lines of [`rabbitmq.conf`](https://www.rabbitmq.com/docs/configure), such as `heartbeat = 10`, after the lines
+    /// that are always there.
     pub fn configuration(mut self, lines: &str) -> BrokerBuilder {
         self.settings.configuration += lines;
         self.settings.configuration.push('\n');
         self
     }
 
-    /// Called with a line of text for each step that is tried, and for each that fails.
+    /// Calls `report` with a line of text for each step that is tried, and for each step that fails.
     pub fn report(mut self, report: impl Fn(&str) + Send + Sync + 'static) -> BrokerBuilder {
         self.report = Box::new(report);
         self
     }
 
-    /// Starts it; ready for clients when this returns.
+    /// Starts the broker. It is ready for clients when this returns.
     pub async fn start(self) -> Result<Broker> {
         let only = wanted_kind()?;
         let mut failures = Vec::new();
@@ -106,7 +106,7 @@ impl BrokerBuilder {
             ""
         };
         bail!(
-            "no RabbitMQ could be started; set AMQP_URL to the URL of one that you have, or help here:\n  {}{container}",
+            "no RabbitMQ could be started; set AMQP_URL to the URL of one that you have, or fix one of these:\n  {}{container}",
             failures.join("\n  ")
         )
     }
@@ -133,7 +133,7 @@ impl BrokerBuilder {
         Ok(broker)
     }
 
-    /// With the `rabbitmq-server` of this machine; one is installed if there is none and we may.
+    /// With the `rabbitmq-server` of this machine. If there is none, and this user may, it is installed.
     #[cfg(unix)]
     async fn as_process(&self) -> Result<Broker> {
         let commands = match Commands::find() {
@@ -159,7 +159,7 @@ impl BrokerBuilder {
 
     #[cfg(not(unix))]
     async fn as_process(&self) -> Result<Broker> {
-        bail!("a node of our own needs a Unix system")
+        bail!("a private node needs a Unix system")
     }
 }
 

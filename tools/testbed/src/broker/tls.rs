@@ -1,21 +1,21 @@
-//! A broker that speaks TLS, too.
+//! The TLS settings of a broker.
 
 use crate::Identity;
 
-/// How a broker of our own speaks TLS, on a port beside its usual one.
+/// How a broker speaks TLS, on a second port.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    /// What it shows to clients.
+    /// The certificate that it shows to clients, and its key.
     pub identity: Identity,
-    /// Whom it trusts to have signed a client's certificate, in PEM format.
+    /// The authority whose client certificates it trusts, in PEM format.
     pub authority: String,
-    /// Whether a client has to show a certificate; without, it is not asked for one. The user may then be the
-    /// certificate's common name (mechanism EXTERNAL).
+    /// Whether clients have to show a certificate. If not, they are not asked for one. If yes, the certificate's common name
+    /// can be the user (mechanism EXTERNAL).
     pub client_certificates: bool,
 }
 
 impl ServerTls {
-    /// The plugins that it needs beside the management interface.
+    /// The plugins that it needs, including the management interface.
     pub(super) const PLUGINS: &str = "[rabbitmq_management,rabbitmq_auth_mechanism_ssl].\n";
 
     /// The files that the configuration names, with their contents.

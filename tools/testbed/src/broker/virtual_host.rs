@@ -1,4 +1,4 @@
-//! A part of a broker for one test alone.
+//! A virtual host for one test.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep};
 
 use super::{Broker, management::path_segment, ports::random};
 
-/// A virtual host and its user, both gone when this is dropped.
+/// A virtual host and its user. Both are deleted when this value is dropped.
 ///
-/// Paths of the management interface are given as in its documentation, with `{vhost}` for this virtual
-/// host's name: `/api/queues/{vhost}/hello`.
+/// Paths of the management interface are written as in its documentation, with `{vhost}` for the name of this virtual
+/// host: `/api/queues/{vhost}/hello`.
 pub struct VirtualHost<'broker> {
     broker: &'broker Broker,
     name: String,
@@ -28,7 +28,7 @@ impl<'broker> VirtualHost<'broker> {
         let host = VirtualHost {
             broker,
             name: format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
-            // Random, so that a test can look for it where no password may be seen.
+            // Random, so that a test can search outputs that must not contain a password for it.
             password: format!("secret-{:016x}", random()),
         };
         let name = &host.name;
@@ -50,10 +50,10 @@ impl<'broker> VirtualHost<'broker> {
         format!("amqp://{name}:{password}@{}:{}/{name}", broker.host, broker.port)
     }
 
-    /// The same with TLS; an error if the broker does not speak it.
+    /// The same with TLS. An error if the broker does not speak TLS.
     pub fn tls_url(&self) -> Result<String> {
         let VirtualHost { name, password, broker } = self;
-        let port = broker.tls_port.context("this broker speaks no TLS")?;
+        let port = broker.tls_port.context("this broker does not speak TLS")?;
         Ok(format!("amqps://{name}:{password}@{}:{port}/{name}", broker.host))
     }
 
@@ -67,12 +67,12 @@ impl<'broker> VirtualHost<'broker> {
         &self.password
     }
 
-    /// The broker it is on.
+    /// The broker of this virtual host.
     pub fn broker(&self) -> &'broker Broker {
         self.broker
     }
 
-    /// Asks the management interface. Its figures can be five seconds old.
+    /// Asks the management interface. Its answers can be five seconds old.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.request("GET", path, None).await
     }
@@ -82,7 +82,7 @@ impl<'broker> VirtualHost<'broker> {
         self.request("PUT", path, Some(body)).await.map(drop)
     }
 
-    /// Has something done, as `/api/queues/{vhost}/hello/get`.
+    /// Runs an action, such as `/api/queues/{vhost}/hello/get`.
     pub async fn post(&self, path: &str, body: Value) -> Result<Value> {
         self.request("POST", path, Some(body)).await
     }
@@ -97,7 +97,7 @@ impl<'broker> VirtualHost<'broker> {
         self.get(&format!("/api/queues/{{vhost}}/{}", path_segment(name))).await
     }
 
-    /// The connections that are open now, of this virtual host only.
+    /// The connections to this virtual host that are open now.
     pub async fn connections(&self) -> Result<Vec<Value>> {
         let path = format!("/api/connections/username/{}", self.name);
         match self.get(&path).await? {
@@ -106,19 +106,20 @@ impl<'broker> VirtualHost<'broker> {
         }
     }
 
-    /// Cuts every connection of this virtual host, and of no other, and waits until they are gone. There has to be one.
+    /// Closes every connection to this virtual host, and only these, and waits until they are closed. At least one must exist
+    /// or come.
     pub async fn close_all_connections(&self) -> Result<()> {
         let names = |list: Vec<Value>| list.into_iter().map(|one| one["name"].clone());
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut cut: Vec<Value> = Vec::new();
-        // A busy broker hears of its own new connections a moment after their clients.
+        // On a busy broker the list shows a new connection a moment after its client has connected.
         while cut.is_empty() {
             ensure!(Instant::now() < deadline, "there is no connection to {}", self.name);
             sleep(Duration::from_millis(20)).await;
             cut = names(self.connections().await?).collect();
         }
         let mut asked: Option<Instant> = None;
-        // That is answered before it is done. A client may have a new connection by then.
+        // The broker answers before the connections are closed. A client may already have a new one.
         while names(self.connections().await?).any(|name| cut.contains(&name)) {
             ensure!(Instant::now() < deadline, "the connections of {} are still open", self.name);
             if asked.is_none_or(|asked| asked.elapsed() > Duration::from_secs(3)) {
@@ -130,10 +131,10 @@ impl<'broker> VirtualHost<'broker> {
         Ok(())
     }
 
-    /// Asks the broker to cut every connection of this virtual host, and waits for nothing.
+    /// Asks the broker to close every connection to this virtual host, without waiting until they are closed.
     pub async fn ask_to_close_connections(&self) -> Result<()> {
-        // By the user: the broker knows at once whose connections they are, while its list of
-        // connections by virtual host can be five seconds old.
+        // By user, because the broker always knows the user of a connection. Its list of connections by virtual host can be
+        // five seconds old.
         self.delete(&format!("/api/connections/username/{}", self.name)).await
     }
 
@@ -145,7 +146,7 @@ impl<'broker> VirtualHost<'broker> {
 
 impl Drop for VirtualHost<'_> {
     fn drop(&mut self) {
-        // If it fails, the broker has been stopped, and takes everything with it when it goes.
+        // If this fails, the broker has been stopped. Its data is removed with it.
         if let Ok(management) = self.broker.management() {
             for what in ["vhosts", "users"] {
                 let path = format!("/api/{what}/{}", self.name);

@@ -1,12 +1,12 @@
-//! `cargo tour`: plays the lessons with the real programs, and checks what it shows.
+//! `cargo tour`: plays the lessons with the real programs, and checks what they print.
 
-mod cast;
 mod lessons;
 mod page;
 mod pause;
+mod processes;
 mod progress;
 mod queue;
-mod stage;
+mod steps;
 
 use std::{
     collections::BTreeSet,
@@ -27,19 +27,19 @@ use self::{
     page::Page,
     pause::Pause,
     progress::Progress,
-    stage::{Act, Stage, Stop},
+    steps::{Step, Steps, Stop},
 };
 use crate::{Broker, build_programs};
 
-/// What a shell reports for a program that Ctrl-C has ended.
+/// The exit code that a shell reports for a program that Ctrl-C has ended.
 const INTERRUPTED: i32 = 130;
 
-/// How long somebody who has pressed Ctrl-C is kept waiting.
+/// How long the tour may take to end after Ctrl-C.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Plays the lessons with the real programs, on a RabbitMQ of its own, and checks what it shows.
+/// Plays the lessons with the real programs, on a RabbitMQ of its own, and checks what they print.
 ///
-/// With AMQP_URL set it uses the RabbitMQ that this names.
+/// If AMQP_URL is set, the tour uses the RabbitMQ that it names.
 #[derive(Parser)]
 #[command(
     name = "cargo tour",
@@ -47,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
     after_help = "Examples:\n  cargo tour\n  cargo tour --lesson topics\n  cargo tour --lesson hello_world,rpc --pause"
 )]
 pub struct Options {
-    /// Play only this lesson; may be repeated, or a list with commas
+    /// Play only this lesson; give it several times, or as a list with commas, for several lessons
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LESSON")]
     lesson: Vec<Lesson>,
 
@@ -56,15 +56,15 @@ pub struct Options {
     pause: bool,
 }
 
-/// Plays what is asked for. The exit code is 0 if everything that was to be seen was seen, 1 if not, or if there is
-/// nothing to play it with.
+/// Plays the lessons that the options name. The exit code is 0 if everything was as expected. It is 1 if not, or if the
+/// lessons cannot be played.
 pub async fn run(options: Options) -> ExitCode {
     if options.pause && !io::stdin().is_terminal() {
-        let message = "--pause waits for Enter, and standard input is no terminal";
+        let message = "--pause waits for Enter, but standard input is not a terminal";
         Options::command().error(ErrorKind::ArgumentConflict, message).exit();
     }
-    // Ctrl-C drops what is going on, which ends the programs and the broker. If that takes longer, their guards do it
-    // while nobody waits.
+    // Ctrl-C drops the running future, which ends the programs and the broker. If that takes too long, this process ends, and
+    // the guards end them.
     tokio::spawn(async {
         if ctrl_c().await.is_ok() {
             sleep(PATIENCE).await;
@@ -78,7 +78,7 @@ pub async fn run(options: Options) -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // Whoever reads our output has seen enough.
+        // The program that reads our output has closed it: it needs no more.
         Err(error) if error.downcast_ref::<io::Error>().map(io::Error::kind) == Some(io::ErrorKind::BrokenPipe) => {
             ExitCode::SUCCESS
         }
@@ -90,12 +90,12 @@ pub async fn run(options: Options) -> ExitCode {
 }
 
 fn stopped() -> ! {
-    // On a terminal, in place of what is on the line: `^C`, or a spinner.
+    // On a terminal, this overwrites what is on the line: `^C`, or a spinner.
     eprintln!("{}Stopped.", if io::stderr().is_terminal() { "\r\x1b[2K" } else { "" });
     std::process::exit(INTERRUPTED)
 }
 
-/// Whether everything that was to be seen was seen.
+/// Returns whether everything was as expected.
 async fn tour(options: &Options) -> Result<bool> {
     let building = Progress::start("Building the lesson programs");
     let programs = build_programs(|step| building.now(step)).await?;
@@ -105,7 +105,7 @@ async fn tour(options: &Options) -> Result<bool> {
     let notes = looking.clone();
     let broker = Broker::find_or_start(move |line| notes.note(line)).await?;
     queue::log_in(broker.url()).await?;
-    // Unknown behind TLS.
+    // With TLS the version is unknown.
     let version = broker.version().await.map_or_else(|_| String::new(), |version| format!(" {version}"));
     looking.done(&format!("RabbitMQ{version} is ready"));
 
@@ -119,8 +119,8 @@ async fn tour(options: &Options) -> Result<bool> {
     let mut verdicts = Vec::new();
     for lesson in lessons {
         page.title(lesson.number(), lesson.title(), &lesson.name())?;
-        let stage = Stage::new(&mut page, pause.as_mut(), &programs, broker.url());
-        let difference = match play(lesson, stage).await {
+        let steps = Steps::new(&mut page, pause.as_mut(), &programs, broker.url());
+        let difference = match play(lesson, steps).await {
             Ok(()) => None,
             Err(Stop::Difference(difference)) => Some(difference),
             Err(Stop::Failure(error)) => return Err(error),
@@ -132,26 +132,30 @@ async fn tour(options: &Options) -> Result<bool> {
     }
     page.rule()?;
     for (lesson, difference) in &verdicts {
-        page.verdict(lesson.number(), lesson.title(), lesson.moral(), difference.as_ref())?;
+        page.verdict(lesson.number(), lesson.title(), lesson.summary(), difference.as_ref())?;
     }
     let all_seen = verdicts.iter().all(|(_, difference)| difference.is_none());
-    page.closing(if all_seen { "Now you: start `cargo broker`, and follow a chapter's README." } else { "" })?;
+    page.closing(if all_seen {
+        "Now try it yourself: start `cargo broker`, and follow a chapter's README."
+    } else {
+        ""
+    })?;
     broker.shutdown().await?;
     Ok(all_seen)
 }
 
-/// Plays a chapter; none of its programs runs any more when this returns.
-async fn play(lesson: Lesson, mut stage: Stage<'_>) -> Act {
-    let played = match lesson.play(&mut stage).await {
-        Ok(()) => stage.close().await,
+/// Plays a chapter. When this returns, all its programs have ended.
+async fn play(lesson: Lesson, mut steps: Steps<'_>) -> Step {
+    let played = match lesson.play(&mut steps).await {
+        Ok(()) => steps.close().await,
         stopped => stopped,
     };
-    // What has been seen is worth more than what cannot be tidied up.
-    drop(stage.tidy_up().await);
+    // The result of the chapter counts more than an error while tidying up.
+    drop(steps.tidy_up().await);
     played
 }
 
-/// Which RabbitMQ it is, and where. Never with the password that is in the URL.
+/// Says which RabbitMQ it is, and where. Must not contain the password that is in the URL.
 fn introduce(broker: &Broker, version: &str) -> Result<String> {
     let url = Url::parse(broker.url()).context("the broker's URL")?;
     let host = url.host_str().unwrap_or("localhost");

@@ -1,4 +1,4 @@
-//! How the tour looks: everything that is put on standard output passes through here.
+//! How the tour looks. This module writes everything that the tour prints on standard output.
 
 use std::io::{self, Write as _};
 
@@ -8,13 +8,13 @@ use console::Term;
 
 use crate::Stream;
 
-/// No line is longer, however wide the terminal is: it may be a wall.
+/// No line is longer, even if the terminal is wider: it may be shown on a projector.
 const WIDEST: usize = 80;
 
-/// Text that is broken into shorter lines than this is no longer read with ease. The drawings need 60 columns.
+/// Text in shorter lines than this is hard to read. The drawings need 60 columns.
 const NARROWEST: usize = 40;
 
-/// Tells the shell that the command goes on in the next line.
+/// Tells the shell that the command continues in the next line.
 const GOES_ON: &str = if cfg!(windows) { " `" } else { " \\" };
 
 const TITLE: Style = Style::new().bold();
@@ -23,8 +23,8 @@ const QUIET: Style = Style::new().dimmed();
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// One for each program of a chapter. Green and red have a meaning of their own.
-const CAST: [Style; 5] = [
+/// The colours of a chapter's programs. Green and red are not among them, because they mean success and failure.
+const PROGRAM_COLOURS: [Style; 5] = [
     AnsiColor::Cyan.on_default(),
     AnsiColor::Yellow.on_default(),
     AnsiColor::Magenta.on_default(),
@@ -32,13 +32,13 @@ const CAST: [Style; 5] = [
     AnsiColor::BrightCyan.on_default(),
 ];
 
-/// Standard output: with colours if that is a terminal, and `NO_COLOR` does not forbid it.
+/// Standard output, with colours if it is a terminal and `NO_COLOR` is not set.
 pub(super) struct Page {
     out: AutoStream<io::Stdout>,
     /// No line of text is longer.
     columns: usize,
-    /// The programs of the chapter by the names they have in its drawing.
-    cast: Vec<String>,
+    /// The chapter's programs, by their names in its drawing.
+    programs: Vec<String>,
 }
 
 /// What was expected, and what was seen instead.
@@ -46,16 +46,16 @@ pub(super) struct Page {
 pub(super) struct Difference {
     pub(super) expected: String,
     pub(super) seen: String,
-    /// What to do about it, where we know.
+    /// What to do about it, if we know.
     pub(super) advice: Option<String>,
 }
 
 impl Page {
     pub(super) fn new() -> Page {
-        Page { out: anstream::stdout(), columns: columns(&Term::stdout()), cast: Vec::new() }
+        Page { out: anstream::stdout(), columns: columns(&Term::stdout()), programs: Vec::new() }
     }
 
-    /// What is to come, how drawings are to be read, and which RabbitMQ it is.
+    /// The title, the RabbitMQ that is used, and how to read the drawings.
     pub(super) fn opening(&mut self, broker: &str) -> io::Result<()> {
         writeln!(self.out)?;
         writeln!(self.out, "  {TITLE}RabbitMQ in Rust: the lessons, played{TITLE:#}")?;
@@ -73,13 +73,13 @@ impl Page {
         )
     }
 
-    /// A drawing. The names in round brackets are the chapter's programs: each gets its colour, here and wherever it
-    /// says something.
+    /// A drawing. The names in round brackets are the chapter's programs. Each gets a colour, here and in front of each line
+    /// that it prints.
     pub(super) fn drawing(&mut self, drawing: &str) -> io::Result<()> {
-        self.cast = names(drawing).map(str::to_owned).collect();
+        self.programs = names(drawing).map(str::to_owned).collect();
         for line in drawing.lines().filter(|line| !line.is_empty()) {
             let mut line = line.to_owned();
-            for name in &self.cast {
+            for name in &self.programs {
                 let style = self.style(name);
                 line = line.replace(&format!("({name})"), &format!("{style}({name}){style:#}"));
             }
@@ -97,7 +97,7 @@ impl Page {
         writeln!(self.out)
     }
 
-    /// A command, as a person types it where the program `name` is to run.
+    /// The command that a person would type in the terminal of the program `name`.
     pub(super) fn command(&mut self, name: &str, command: &str) -> io::Result<()> {
         let (style, width) = (self.style(name), self.width());
         for (number, line) in wrap_command(command, self.columns - width - 5).iter().enumerate() {
@@ -107,7 +107,7 @@ impl Page {
         Ok(())
     }
 
-    /// A line that a program has printed. Standard error has a bar of its own, as there may be no colour.
+    /// A line that a program has printed. Standard error has a different bar, because there may be no colours.
     pub(super) fn output(&mut self, name: &str, stream: Stream, line: &str) -> io::Result<()> {
         let (style, width) = (self.style(name), self.width());
         let (bar, text) = match stream {
@@ -121,7 +121,7 @@ impl Page {
         Ok(())
     }
 
-    /// Something that was to be seen, and was.
+    /// Something that was as expected.
     pub(super) fn seen(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out)?;
         for (number, line) in wrap(text, self.columns - 6).iter().enumerate() {
@@ -131,9 +131,9 @@ impl Page {
         Ok(())
     }
 
-    /// Something that was to be seen, and was not.
+    /// Something that was not as expected.
     pub(super) fn difference(&mut self, difference: &Difference) -> io::Result<()> {
-        writeln!(self.out, "\n  {BAD}✗ Not what it should be{BAD:#}")?;
+        writeln!(self.out, "\n  {BAD}✗ Not as expected{BAD:#}")?;
         self.expected_and_seen(difference)?;
         difference.advice.iter().try_for_each(|advice| self.detail("try", advice))
     }
@@ -151,7 +151,7 @@ impl Page {
         Ok(())
     }
 
-    /// A table, under its head. Its columns are as wide as they need to be, and closer together where there is not much room.
+    /// A table with its head. Each column is as wide as its longest cell. In a narrow terminal the columns stand closer together.
     pub(super) fn table(&mut self, head: &[&[&str]], rows: &[Vec<String>]) -> io::Result<()> {
         let head = head.iter().map(|cells| cells.iter().map(|cell| (*cell).to_owned()).collect());
         let head: Vec<Vec<String>> = head.collect();
@@ -184,12 +184,12 @@ impl Page {
         &mut self,
         number: usize,
         title: &str,
-        moral: &str,
+        summary: &str,
         difference: Option<&Difference>,
     ) -> io::Result<()> {
         match difference {
             None => {
-                let lines = wrap(moral, self.columns - 26);
+                let lines = wrap(summary, self.columns - 26);
                 let (first, rest) = lines.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
                 writeln!(self.out, "  {GOOD}✓{GOOD:#} {number}  {TITLE}{title:17}{TITLE:#}  {first}")?;
                 rest.iter().try_for_each(|line| writeln!(self.out, "{:26}{line}", ""))
@@ -197,14 +197,14 @@ impl Page {
             Some(difference) => {
                 writeln!(
                     self.out,
-                    "  {BAD}✗{BAD:#} {number}  {TITLE}{title:17}{TITLE:#}  {BAD}not what it should be{BAD:#}"
+                    "  {BAD}✗{BAD:#} {number}  {TITLE}{title:17}{TITLE:#}  {BAD}not as expected{BAD:#}"
                 )?;
                 self.expected_and_seen(difference)
             }
         }
     }
 
-    /// The last words.
+    /// The end of the tour.
     pub(super) fn closing(&mut self, text: &str) -> io::Result<()> {
         if text.is_empty() {
             return writeln!(self.out);
@@ -217,17 +217,17 @@ impl Page {
     }
 
     fn style(&self, name: &str) -> Style {
-        let at = self.cast.iter().position(|known| known == name);
-        at.and_then(|at| CAST.get(at % CAST.len())).copied().unwrap_or(QUIET)
+        let at = self.programs.iter().position(|known| known == name);
+        at.and_then(|at| PROGRAM_COLOURS.get(at % PROGRAM_COLOURS.len())).copied().unwrap_or(QUIET)
     }
 
-    /// How wide the column with the programs' names is.
+    /// The width of the column with the programs' names.
     fn width(&self) -> usize {
-        self.cast.iter().map(|name| name.chars().count()).max().unwrap_or(0)
+        self.programs.iter().map(|name| name.chars().count()).max().unwrap_or(0)
     }
 }
 
-/// How wide the page is on this terminal, or where there is none.
+/// The width of the page on this terminal, or without a terminal.
 pub(super) fn columns(terminal: &Term) -> usize {
     terminal.size_checked().map_or(WIDEST, |(_, columns)| usize::from(columns).clamp(NARROWEST, WIDEST))
 }
@@ -237,7 +237,7 @@ fn names(drawing: &str) -> impl Iterator<Item = &str> {
     drawing.split('(').skip(1).filter_map(|rest| rest.split_once(')')).map(|(name, _)| name)
 }
 
-/// Breaks a text into lines of at most `width` characters, at spaces. What fits stays as it is.
+/// Breaks a text into lines of at most `width` characters, at spaces. A line that fits stays as it is.
 pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_inclusive(' ') {
@@ -251,7 +251,7 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// The same for a command: it can still be copied into a shell.
+/// The same for a command, so that it can still be copied into a shell.
 fn wrap_command(command: &str, width: usize) -> Vec<String> {
     if command.chars().count() <= width {
         return vec![command.to_owned()];
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cast_of_a_drawing_is_what_stands_in_round_brackets() {
+    fn the_programs_of_a_drawing_are_the_names_in_round_brackets() {
         let drawing = "(send) ──▶ [hello] ──▶ (worker 1)";
         assert_eq!(names(drawing).collect::<Vec<_>>(), ["send", "worker 1"]);
     }

@@ -10,7 +10,7 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// Begins to read. On a thread that nobody waits for: reading from a terminal cannot be given up.
+    /// Begins to read, on a thread of its own that is never joined, because reading from a terminal cannot be cancelled.
     pub(super) fn new() -> Pause {
         let (sender, enter) = mpsc::unbounded_channel();
         std::thread::spawn(move || {
@@ -22,21 +22,21 @@ impl Pause {
         Pause { enter }
     }
 
-    /// Returns when Enter is pressed from now on; at once if there is no more input.
+    /// Returns when Enter is pressed from now on, or at once if the input has ended.
     pub(super) async fn wait(&mut self) {
         while self.enter.try_recv().is_ok() {}
         if self.enter.is_closed() {
             return;
         }
         let mut terminal = io::stderr();
-        // Without a terminal to show it on, pausing works just as well.
+        // If standard error is not a terminal, the tour pauses without showing this.
         let visible = terminal.is_terminal();
         if visible {
-            drop(write!(terminal, "  Enter: go on "));
+            drop(write!(terminal, "  Press Enter to continue "));
         }
         let pressed = self.enter.recv().await;
         if visible {
-            // Enter has moved the cursor one line down; the end of the input has not.
+            // Enter has moved the cursor one line down, but the end of the input has not.
             let up = if pressed.is_some() { "\x1b[1A" } else { "" };
             drop(write!(terminal, "{up}\r\x1b[2K"));
         }

@@ -1,4 +1,4 @@
-//! What happens while there is nothing to be seen yet, on standard error: a spinner if that is a terminal, else lines.
+//! Shows on standard error what happens before the first lesson: with a spinner if it is a terminal, otherwise in lines.
 
 use std::{
     io::IsTerminal,
@@ -13,10 +13,10 @@ use super::page::{columns, wrap};
 
 /// Something that takes a while.
 pub(super) struct Progress {
-    /// None if standard error is no terminal.
+    /// `None` if standard error is not a terminal.
     spinner: Option<ProgressBar>,
     started: Instant,
-    /// The last line written without a terminal: a crate with a build script would be named twice.
+    /// The last line written without a terminal. Cargo names a crate with a build script twice; we show it once.
     last: Mutex<String>,
 }
 
@@ -27,7 +27,7 @@ impl Progress {
             let spinner = ProgressBar::new_spinner()
                 .with_prefix(what.to_owned())
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
-                // Also when Ctrl-C ends it.
+                // Also if Ctrl-C ends the tour.
                 .with_finish(ProgressFinish::AndClear);
             spinner.enable_steady_tick(Duration::from_millis(100));
             spinner

@@ -1,4 +1,4 @@
-//! A look at a queue, with a client of our own: the broker may be one of which we know no more than its URL.
+//! Looks at a queue with an AMQP client, because we may know only the URL of the broker.
 
 use std::time::Duration;
 
@@ -14,27 +14,27 @@ use url::Url;
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is in a queue, and how many read from it.
+/// How many messages and consumers a queue has.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Queue {
     pub(super) messages: u32,
     pub(super) consumers: u32,
 }
 
-/// Whether the broker lets us in; else the programs would only fail one by one.
+/// Checks that the broker accepts the login. Without this check, the programs would fail one by one.
 ///
 /// # Errors
-/// When it does not.
+/// When the broker refuses the login.
 pub(super) async fn log_in(url: &str) -> Result<()> {
     ask(url, |_| async {}).await.map(drop)
 }
 
-/// Looks at a queue. One that does not exist is as good as empty.
+/// Looks at a queue. One that does not exist counts as empty.
 ///
 /// # Errors
-/// When the broker does not let us in.
+/// When the broker refuses the login.
 pub(super) async fn look(url: &str, name: &str) -> Result<Queue> {
-    // Passive: asks, and creates nothing. If there is no such queue, the broker answers by closing the channel.
+    // Passive: this asks for the queue, and does not create it. If it does not exist, the broker closes the channel.
     let passive = QueueDeclareArguments::new(name).passive(true).finish();
     let queue = ask(url, |channel| async move { channel.queue_declare(passive).await.ok().flatten() }).await?;
     let (_, messages, consumers) = queue.flatten().unwrap_or_default();
@@ -44,14 +44,14 @@ pub(super) async fn look(url: &str, name: &str) -> Result<Queue> {
 /// Empties a queue.
 ///
 /// # Errors
-/// When the broker does not let us in.
+/// When the broker refuses the login.
 pub(super) async fn purge(url: &str, name: &str) -> Result<()> {
     let all = QueuePurgeArguments::new(name);
     ask(url, |channel| async move { drop(channel.queue_purge(all).await) }).await.map(drop)
 }
 
-/// Does something with a channel of a connection of its own; nothing if the broker speaks TLS, which we do not:
-/// whether the programs do is for them to say.
+/// Opens a connection and does something with its channel. With TLS this does nothing, because this client does not speak
+/// TLS. The programs then report whether their login works.
 async fn ask<T, F>(url: &str, question: impl FnOnce(Channel) -> F + Send + 'static) -> Result<Option<T>>
 where
     T: Send + 'static,
@@ -63,23 +63,23 @@ where
         return Ok(None);
     }
     let arguments = arguments(&url)?;
-    // In a task of its own: amqprs does not survive a call that is given up half-way.
+    // In a task of its own, because amqprs panics if a call is dropped before its answer comes.
     let answer = tokio::spawn(async move {
         let connection = Connection::open(&arguments).await?;
         let channel = connection.open_channel(None).await?;
-        // Kept until the connection is closed: dropping the last one closes the channel.
+        // The channel is kept until the connection is closed. Dropping its last clone would close it.
         let answer = question(channel.clone()).await;
         drop(connection.close().await);
         anyhow::Ok(answer)
     });
     let refused = || {
         let (host, port) = (url.host_str().unwrap_or("localhost"), url.port().unwrap_or(5672));
-        format!("RabbitMQ at {host}:{port} turns us away; check user, password and virtual host in AMQP_URL")
+        format!("RabbitMQ at {host}:{port} refuses the login; check user, password and virtual host in AMQP_URL")
     };
     timeout(PATIENCE, answer).await.context("RabbitMQ does not answer")??.map(Some).with_context(refused)
 }
 
-/// User, password and virtual host as they are; in the URL they are percent-encoded.
+/// The arguments with user, password and virtual host decoded. In the URL they are percent-encoded.
 fn arguments(url: &Url) -> Result<OpenConnectionArguments> {
     let decode = |text: &str, default: &str| match text {
         "" => default.to_owned(),

@@ -1,4 +1,4 @@
-//! The six chapters, each with a sender of one port and a receiver of the other.
+//! The six chapters, each with a sender in one language and a receiver in the other.
 
 use anyhow::Result;
 use testbed::VirtualHost;
@@ -9,7 +9,7 @@ const MESSAGES: &str = " [*] Waiting for messages. To exit press CTRL+C";
 const LOGS: &str = " [*] Waiting for logs. To exit press CTRL+C";
 
 pub async fn hello_world(ports: &Ports, host: &VirtualHost<'_>, from: Port, to: Port) -> Result<()> {
-    // Before and after the receiver: each has to accept what the other declares.
+    // One message before the receiver starts, one after it: each program has to accept the other's declaration.
     ports.run(from, "send", host, &[], &[" [x] Sent 'Hello World!'"]).await?;
     let mut receiver = ports.start(to, "receive", host, &[], MESSAGES).await?;
     receiver.expect(" [x] Received Hello World!").await?;
@@ -24,7 +24,7 @@ pub async fn work_queues(ports: &Ports, host: &VirtualHost<'_>, from: Port, to: 
     for line in [" [x] Received Hello World!", " [x] Done", " [x] Received A second of wörk.", " [x] Done"] {
         worker.expect(line).await?;
     }
-    // A worker that dies leaves its task to one of the other kind.
+    // When a worker is killed, a worker in the other language gets its task.
     let mut other = ports.start(from, "worker", host, &[], MESSAGES).await?;
     ports.run(from, "new_task", host, &["long...................."], &[" [x] Sent long...................."]).await?;
     worker.expect(" [x] Received long....................").await?;
@@ -74,7 +74,7 @@ pub async fn rpc(ports: &Ports, host: &VirtualHost<'_>, from: Port, to: Port) ->
     ports.run(from, "rpc_client", host, &[], &[" [x] Requesting fib(30)", " [.] Got 832040"]).await?;
     server.expect(" [.] fib(30)").await?;
     if to == Port::Rust {
-        // A client that knows nothing of errors gets one as a reply, instead of none.
+        // A client that does not know error replies gets the error as an ordinary reply.
         let error = " [.] Got fib takes a whole number from 0 to 186";
         ports.run(from, "rpc_client", host, &["abc"], &[" [x] Requesting fib(abc)", error]).await?;
     }

@@ -17,7 +17,7 @@ pub async fn rpc(ports: &Ports, host: &VirtualHost<'_>, from: Port, to: Port) ->
     ports.run(from, CLIENT, host, &["divide", r#"{"x":3,"y":2}"#], &["1.5"]).await?;
     ports.run(from, CLIENT, host, &["sleep", r#"{"seconds":0.1}"#], &["null"]).await?;
 
-    // The kind and the message of an error arrive.
+    // The kind and the message of an error must arrive.
     let kind = if from == Port::Python { "JsonRPCError" } else { "the server answered with an error" };
     for (method, arguments, words) in [
         ("divide", r#"{"x":6,"y":0}"#, ["ZeroDivisionError", "division by zero"]),
@@ -26,7 +26,8 @@ pub async fn rpc(ports: &Ports, host: &VirtualHost<'_>, from: Port, to: Port) ->
         fails(ports, from, host, &[method, arguments], &[kind, words[0], words[1]]).await?;
     }
 
-    // Nobody has this function; nobody answers for that one, so the call expires and comes back.
+    // The first call is for a function that no server has. The second is for a queue without a server, so the call
+    // expires and comes back.
     let words = if from == Port::Python { ["MessageProcessError", "returned"] } else { ["no queue", "NO_ROUTE"] };
     fails(ports, from, host, &["nothing", "{}"], &words).await?;
     let silent = json!({"durable": true, "auto_delete": true, "arguments": {"x-dead-letter-exchange": "rpc.dlx"}});
@@ -34,7 +35,7 @@ pub async fn rpc(ports: &Ports, host: &VirtualHost<'_>, from: Port, to: Port) ->
     let words = if from == Port::Python { ["TimeoutError", "timed-out"] } else { ["no answer", "within 1 s"] };
     fails(ports, from, host, &["silent", "{}", "--timeout", "1"], &words).await?;
 
-    // Servers of both kinds share the functions' queues.
+    // Servers in both languages share the functions' queues.
     let _other = ports.start(from, "json_rpc_server", host, &[], awaiting).await?;
     for _ in 0..4 {
         ports.run(from, CLIENT, host, &["multiply", r#"{"x":-6,"y":7}"#], &["-42"]).await?;
@@ -42,7 +43,7 @@ pub async fn rpc(ports: &Ports, host: &VirtualHost<'_>, from: Port, to: Port) ->
     Ok(())
 }
 
-/// Runs the client, which must end with exit code 1 and these words on standard error.
+/// Runs the client. It must end with exit code 1 and these words on standard error.
 async fn fails(ports: &Ports, from: Port, host: &VirtualHost<'_>, arguments: &[&str], words: &[&str]) -> Result<()> {
     let end = ports.program(from, CLIENT, host, arguments)?.deadline(Duration::from_secs(20)).run().await?;
     let said = words.iter().all(|words| end.stderr.contains(words));
@@ -60,7 +61,8 @@ pub async fn tasks(ports: &Ports, host: &VirtualHost<'_>, from: Port, to: Port) 
     worker.expect(good).await?;
     ensure!(ports.program(from, "json_master", host, &["jobs", umlaut, bad])?.run().await?.code == Some(0));
     worker.expect(umlaut).await?;
-    // It fails, and comes again; in the end to somebody of the other kind, who declares the queue in the same way.
+    // The task fails and comes again. At last it goes to a worker in the other language, which declares the queue in
+    // the same way.
     worker.expect(bad).await?;
     worker.expect(bad).await?;
     worker.kill()?;

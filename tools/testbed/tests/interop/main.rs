@@ -1,8 +1,8 @@
-//! The lesson programs and the same programs in Python (`tools/interop/`) understand each other, both ways, in every chapter; so do
-//! the examples, which stand for aio-pika's patterns.
+//! The lesson programs work together with the same programs in Python (`tools/interop/`), in both directions, in every
+//! chapter. So do the examples that use aio-pika's patterns.
 //!
-//! Python may be missing. A test of the standard harness could then only pass or fail, and what it prints is shown
-//! only when it fails; so this one has a `main` of its own, and says `ignored`.
+//! Python may be missing. With the standard harness a test can only pass or fail, and its output is shown only if it
+//! fails. So this test has a `main` of its own, and reports its tests as `ignored`.
 
 mod chapters;
 mod json;
@@ -22,7 +22,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use testbed::{Broker, Program, Running, VirtualHost, build_examples, build_programs};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
-/// One of the two ports of the tutorial.
+/// One of the two languages.
 #[derive(Clone, Copy, PartialEq)]
 enum Port {
     Rust,
@@ -80,8 +80,8 @@ fn main() -> Result<ExitCode> {
     Ok(libtest_mimic::run(&arguments, trials.collect()).exit_code())
 }
 
-/// One broker for all, as strict as RabbitMQ can be: it takes no queue that is neither durable nor exclusive. RabbitMQ 3 does
-/// not know that setting.
+/// One broker for all tests. It is as strict as RabbitMQ can be: it refuses queues that are neither durable nor
+/// exclusive. RabbitMQ 3 does not have this setting.
 async fn broker() -> Result<&'static Broker> {
     static STRICT: OnceCell<Result<Broker, String>> = OnceCell::const_new();
     let shared = Broker::shared().await?;
@@ -93,11 +93,11 @@ async fn broker() -> Result<&'static Broker> {
     STRICT.get_or_init(start).await.as_ref().map_err(|error| anyhow!("{error}"))
 }
 
-/// How to run the programs of both.
+/// How to run the programs in both languages.
 struct Ports {
     rust: BTreeMap<String, PathBuf>,
     python: PathBuf,
-    /// Where the packages are, unless the Python has them itself.
+    /// The directory of the packages, unless the Python has them itself.
     packages: Option<PathBuf>,
 }
 
@@ -114,13 +114,13 @@ impl Ports {
         }
     }
 
-    /// The program of that name, of one port or the other.
+    /// The program with this name, in one of the languages.
     fn program(&self, port: Port, name: &str, host: &VirtualHost<'_>, arguments: &[&str]) -> Result<Program> {
         let program = match port {
             Rust => Program::new(self.rust.get(name).with_context(|| format!("there is no program {name}"))?),
             Python => {
                 let program = Program::new(&self.python).arg(scripts().join(format!("{name}.py")));
-                // Without it, output into a pipe waits in a buffer.
+                // Without this, output into a pipe stays in a buffer.
                 let program = program.env("PYTHONUNBUFFERED", "1");
                 match &self.packages {
                     Some(packages) => program.env("PYTHONPATH", packages),
@@ -131,7 +131,7 @@ impl Ports {
         Ok(program.url(host.url()).args(arguments))
     }
 
-    /// Starts a program that waits for messages; it is subscribed when this returns.
+    /// Starts a program that waits for messages. When this returns, it has subscribed.
     async fn start(
         &self,
         port: Port,
@@ -145,7 +145,7 @@ impl Ports {
         Ok(running)
     }
 
-    /// Runs a program that ends by itself and prints these lines.
+    /// Runs a program that ends by itself. It must print these lines.
     async fn run(
         &self,
         port: Port,

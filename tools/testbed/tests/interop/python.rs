@@ -13,7 +13,7 @@ use tokio::{process::Command, time::timeout};
 
 use crate::scripts;
 
-/// A Python that can import what the scripts need, and where it finds that.
+/// A Python that can import what the scripts need, and the directory of the packages.
 pub async fn find() -> Result<(PathBuf, Option<PathBuf>)> {
     let (python, packages) = match env::var_os("INTEROP_PYTHON") {
         Some(python) => (PathBuf::from(python), None),
@@ -29,12 +29,12 @@ pub async fn find() -> Result<(PathBuf, Option<PathBuf>)> {
     Ok((python, packages))
 }
 
-/// Installs what `requirements.txt` asks for into a directory of cargo's, once.
+/// Installs the packages of `requirements.txt` into a directory of cargo's, once.
 async fn install(python: &Path) -> Result<PathBuf> {
     let requirements = scripts().join("requirements.txt");
     let mut wanted = DefaultHasher::new();
     fs::read(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?.hash(&mut wanted);
-    // Some packages are compiled for one version of Python.
+    // Some packages work only with one version of Python.
     let mut version = Command::new(python);
     version.args(["-c", "import sys; print(sys.version)"]);
     succeeds(version, Duration::from_secs(30)).await?.hash(&mut wanted);
@@ -42,7 +42,7 @@ async fn install(python: &Path) -> Result<PathBuf> {
     if packages.exists() {
         return Ok(packages);
     }
-    // Under another name until it is complete.
+    // The directory gets its name when it is complete.
     let incomplete = packages.with_extension(std::process::id().to_string());
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--target"]);
@@ -52,14 +52,14 @@ async fn install(python: &Path) -> Result<PathBuf> {
         return Err(error.context("`pip install` of tools/interop/requirements.txt failed"));
     }
     match fs::rename(&incomplete, &packages) {
-        // Somebody else was faster.
+        // Another process was faster.
         Err(_) if packages.exists() => fs::remove_dir_all(&incomplete)?,
         renamed => renamed?,
     }
     Ok(packages)
 }
 
-/// Runs a command, and returns what it printed; an error with the last line it said if it fails.
+/// Runs a command, and returns what it printed. If it fails, the error is the last line on its standard error.
 async fn succeeds(mut command: Command, patience: Duration) -> Result<Vec<u8>> {
     let name = command.as_std().get_program().display().to_string();
     let run = command.stdin(Stdio::null()).kill_on_drop(true).output();

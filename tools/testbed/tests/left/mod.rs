@@ -1,10 +1,10 @@
-//! What is left of the brokers that a process has started.
+//! Finds what is left of the brokers that a process has started.
 
 use std::{process::Command, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-/// The containers, the processes and the directories of the process with this id, one a line.
+/// The containers, processes and directories of the process with this id, one in each line.
 pub fn of(owner: u32) -> String {
     shell(&format!(
         "command -v ps >/dev/null || {{ echo 'ps is not installed: processes cannot be looked for'; exit; }}; \
@@ -23,13 +23,13 @@ pub fn kill_broker_of(owner: u32) {
     ));
 }
 
-/// Removes the container of the process with this id, if it is there.
+/// Removes the container of the process with this id, if it exists.
 #[allow(dead_code)] // not by every test that includes this
 pub fn remove_container_of(owner: u32) {
     shell(&format!("docker rm -fv $(docker ps -aq --filter name=testbed-{owner}-)"));
 }
 
-/// Waits until nothing is left; nothing tells a third party of that, so it looks again and again.
+/// Waits until nothing is left. No event reports this to another process, so it looks again and again.
 #[allow(dead_code)] // not by every test that includes this
 pub async fn until_nothing(owner: u32) {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! Every Rust block stands in the programs.
+//! Checks that every Rust block stands in the programs.
 
 use std::{
     fs,
@@ -15,7 +15,8 @@ pub struct Source {
     lines: Vec<String>,
 }
 
-/// What the code of a text is taken from: the programs of its directory and `common`; for a text about the whole, all.
+/// The sources that a text's code can come from: the programs of its directory and `common`. For a text in the root:
+/// all sources.
 pub fn sources(document: &Document) -> Result<Vec<Source>> {
     let own = document.path.parent().filter(|path| !path.as_os_str().is_empty());
     let directories = match own {
@@ -48,7 +49,7 @@ fn collect(directory: &Path, sources: &mut Vec<Source>) -> Result<()> {
     Ok(())
 }
 
-/// Says what is wrong with a Rust block, if anything is.
+/// Returns an error that says what is wrong with a Rust block.
 pub fn check(block: &Block, sources: &[Source]) -> Result<(), String> {
     let lines: Vec<&str> = block.text.lines().collect();
     let pieces: Vec<&[&str]> =
@@ -65,7 +66,7 @@ pub fn check(block: &Block, sources: &[Source]) -> Result<(), String> {
     }
 }
 
-/// What a change takes away, as a Rust block.
+/// The lines that a `diff` block removes, as a Rust block.
 pub fn taken_away(change: &Block) -> Block {
     let lines: Vec<&str> = change.text.lines().filter_map(|line| line.strip_prefix('-')).collect();
     Block { text: lines.join("\n…\n"), ..change.clone() }
@@ -101,7 +102,7 @@ fn follow(pieces: &[&[&str]], source: &Source) -> usize {
     pieces.len()
 }
 
-/// Whether the lines are those of the piece, all further in, or out, by the same width.
+/// Whether the lines are equal to the piece, if all of them may be indented more, or less, by the same width.
 fn is_at(piece: &[&str], lines: &[String]) -> bool {
     let indentation = |line: &str| line.len() - line.trim_start().len();
     let shift = |ours: &str, theirs: &str| indentation(theirs).wrapping_sub(indentation(ours));

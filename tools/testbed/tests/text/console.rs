@@ -1,4 +1,4 @@
-//! What a `console` block says: commands, and what they print.
+//! Parses a `console` block: commands, and what they print.
 //!
 //! ```text
 //! # terminal 2                  which terminal this is; without it, one of its own
@@ -40,7 +40,7 @@ impl Console {
                 }
                 Some(("$ ", command)) => Item::Command(command.trim_end().to_owned()),
                 _ if line.trim() == "^C" => Item::Interrupt,
-                // Cargo's own words depend on what has been built before.
+                // What cargo itself prints depends on what has been built before.
                 _ if ["Compiling ", "Finished ", "Running "].iter().any(|verb| line.trim_start().starts_with(verb)) => {
                     continue;
                 }
@@ -53,10 +53,10 @@ impl Console {
     }
 }
 
-/// A command line that a text may have.
+/// A command line that a text may contain.
 #[derive(Debug, PartialEq)]
 pub struct Command {
-    /// What is set for it alone: `RUST_LOG=debug cargo …`.
+    /// Variables that are set only for this command: `RUST_LOG=debug cargo …`.
     pub environment: BTreeMap<String, String>,
     pub what: What,
 }
@@ -65,29 +65,29 @@ pub struct Command {
 pub enum What {
     /// A program or an example of a chapter, and its arguments.
     Run(String, Vec<String>),
-    /// `cargo broker` and the like.
+    /// `cargo broker` and the other aliases.
     Alias(String, Vec<String>),
     /// `cargo ctl`.
     Rabbitmqctl(Vec<String>),
-    /// `export`: for all that follows in the terminal.
+    /// `export`: for all later commands in the terminal.
     Export(String, String),
-    /// What needs no checking: other commands of cargo.
+    /// Other commands of cargo, which are not checked.
     Other,
 }
 
-/// The aliases of this workspace, as `.cargo/config.toml` has them.
+/// The aliases of this workspace, from `.cargo/config.toml`.
 pub fn aliases() -> Vec<&'static str> {
     let lines = include_str!("../../../../.cargo/config.toml").lines();
     lines.filter_map(|line| line.split_once(" = \"").map(|(name, _)| name)).collect()
 }
 
-/// The subcommands of cargo itself, and of tools for it, that a text may name.
+/// The subcommands of cargo, and of tools for it, that a text may contain.
 const CARGO: [&str; 10] = ["add", "bench", "build", "clippy", "deny", "doc", "fmt", "install", "test", "vendor"];
 
 impl Command {
     pub fn parse(line: &str) -> Result<Command> {
         let mut words = shlex::split(line).with_context(|| format!("a quote is not closed: {line}"))?;
-        // Where the output goes is none of the program's business.
+        // Where the output goes does not matter to the program.
         let end = words.iter().position(|word| [">", "|"].contains(&word.as_str()));
         words.truncate(end.unwrap_or(words.len()));
         let is_variable = |word: &&String| word.split_once('=').is_some_and(|(name, _)| is_name(name));
@@ -129,7 +129,7 @@ fn run(arguments: &[&str]) -> Result<What> {
             "-p" | "--package" => drop(words.next().context("which package?")?),
             "-q" | "--quiet" | "--release" => (),
             "--" => break,
-            // Cargo takes nothing for itself after the first argument of the program.
+            // After the program's first argument, cargo takes no arguments for itself.
             other if !other.starts_with('-') => {
                 rest.push(other.to_owned());
                 break;
@@ -142,7 +142,7 @@ fn run(arguments: &[&str]) -> Result<What> {
     Ok(What::Run((*program).to_owned(), rest))
 }
 
-/// Whether a line is the expected one, in which `…` stands for any text.
+/// Whether a line is the expected one. `…` stands for any text.
 pub fn fits(expected: &str, line: &str) -> bool {
     let line = line.trim_end();
     let mut parts = expected.split('…');

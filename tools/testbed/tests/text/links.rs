@@ -1,10 +1,10 @@
-//! Every relative link leads somewhere.
+//! Checks that the target of every relative link exists.
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::markdown::{Document, Link, workspace};
 
-/// Says what is wrong with a link, if anything is. Links to other sites are left alone.
+/// Returns an error that says what is wrong with a link. Links to other sites are not checked.
 pub fn check(document: &Document, link: &Link, all: &[Document]) -> Result<(), String> {
     if link.target.contains("://") || link.target.starts_with("mailto:") {
         return Ok(());
@@ -13,7 +13,7 @@ pub fn check(document: &Document, link: &Link, all: &[Document]) -> Result<(), S
     let directory = document.path.parent().unwrap_or(Path::new(""));
     let path = if path.is_empty() { document.path.clone() } else { normal(&directory.join(path)) };
     if !workspace().join(&path).is_file() {
-        // Not a directory either: in the book there are files only.
+        // The target cannot be a directory, because the book contains only files.
         return Err(format!("there is no file {}", path.display()));
     }
     let target = all.iter().find(|other| other.path == path);

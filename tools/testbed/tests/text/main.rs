@@ -1,13 +1,13 @@
-//! The texts cannot drift from the programs: each Rust block stands in them, each command can be run, and prints what
-//! the text shows; each link leads somewhere.
+//! Checks the texts against the programs: each Rust block stands in a program, each command runs and prints what the
+//! text shows, and the target of each link exists.
 //!
-//! A failure names file and line. CONTRIBUTING.md says how a text is to be written for this.
+//! A failure names the file and the line. CONTRIBUTING.md says how to write a text for this test.
 
 mod code;
 mod console;
 mod links;
 mod markdown;
-mod stage;
+mod player;
 mod terminal;
 
 use std::{path::Path, time::Duration};
@@ -19,9 +19,10 @@ use tokio::sync::Semaphore;
 
 use console::{Command, Console, What};
 use markdown::{Block, Document, documents};
-use stage::Stage;
+use player::Player;
 
-/// What stands after a fence. A block of another language would not be checked; one that is indented has none.
+/// The languages of code blocks. A block in another language would not be checked, and an indented block has no
+/// language.
 const LANGUAGES: [&str; 9] = ["console", "diff", "json", "python", "rust", "sh", "text", "toml", "powershell"];
 
 #[test]
@@ -75,7 +76,7 @@ fn every_code_block_says_what_it_is() -> Result<()> {
     Ok(())
 }
 
-/// The commands that are not run with their output: those in `sh` blocks and within paragraphs.
+/// The commands that are not run with their output: those in `sh` blocks and in paragraphs.
 #[tokio::test]
 async fn every_command_names_a_program_and_arguments_that_it_takes() -> Result<()> {
     let mut failures = String::new();
@@ -95,7 +96,7 @@ fn commands(document: &Document) -> Vec<(usize, String)> {
         document.blocks.iter().filter(|block| ["sh", "powershell"].map(Some).contains(&block.language.as_deref()));
     let lines = blocks.flat_map(|block| (block.line..).zip(block.text.lines().map(str::to_owned)));
     let all = lines.chain(document.codes.iter().cloned());
-    // Something to be filled in is not to be run, and `cargo run` alone is a word.
+    // A command with a part to fill in is not checked, and `cargo run` alone is only a name.
     let is_one = |command: &str| command.contains("cargo ") && !command.contains(['…', '<']) && command != "cargo run";
     all.filter(|(_, command)| is_one(command)).collect()
 }
@@ -103,19 +104,19 @@ fn commands(document: &Document) -> Vec<(usize, String)> {
 async fn is_valid(command: &str) -> Result<()> {
     match Command::parse(command)?.what {
         What::Run(name, mut arguments) => {
-            // Not the broker that the text names, but none at all.
+            // An address without a broker, instead of the broker that the text names.
             const NOWHERE: &str = "amqp://127.0.0.1:1";
             if let Some(at) = arguments.iter().position(|argument| argument == "--url") {
                 *arguments.get_mut(at + 1).context("--url needs a value")? = NOWHERE.to_owned();
             }
-            let finished = stage::program(&name).await?.args(arguments).url(NOWHERE).run().await?;
+            let finished = player::program(&name).await?.args(arguments).url(NOWHERE).run().await?;
             ensure!(finished.code != Some(2), "{}", finished.stderr);
         }
         What::Alias(name, arguments) => {
             let program = match name.as_str() {
                 "tour" => env!("CARGO_BIN_EXE_tour"),
                 "broker" => env!("CARGO_BIN_EXE_broker"),
-                // Built by nobody here; that there is such an alias is known already.
+                // Not built by this test. The alias exists, as the parser has checked.
                 _ => return Ok(()),
             };
             let finished = Program::new(program).args(arguments).arg("--help").run().await?;
@@ -126,8 +127,8 @@ async fn is_valid(command: &str) -> Result<()> {
     Ok(())
 }
 
-/// All texts at once, most of which wait most of the time; one test, as the harness runs no more tests at a time than there
-/// are cores.
+/// Plays all texts at the same time, because most of them wait most of the time. This is one test, because the harness
+/// runs only as many tests at a time as there are cores.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_output_is_what_the_programs_print() -> Result<()> {
     let documents = documents()?;
@@ -140,7 +141,7 @@ async fn every_output_is_what_the_programs_print() -> Result<()> {
     Ok(())
 }
 
-/// On a broker of its own: `cargo ctl` shows a reader the whole broker, too.
+/// Plays a text on a broker of its own, because `cargo ctl` shows the whole broker.
 async fn play(document: &Document) -> Result<()> {
     // As many at a time as two cores can start.
     static PLACES: Semaphore = Semaphore::const_new(4);
@@ -148,7 +149,7 @@ async fn play(document: &Document) -> Result<()> {
         return Ok(());
     }
     let _place = PLACES.acquire().await?;
-    stage::programs().await?;
+    player::programs().await?;
     let broker = Broker::start().await?;
     play_on(&broker, document, Duration::from_secs(30)).await?;
     broker.shutdown().await
@@ -161,17 +162,17 @@ fn is_console(block: &Block) -> bool {
 async fn play_on(broker: &Broker, document: &Document, patience: Duration) -> Result<()> {
     let blocks: Vec<&Block> = document.blocks.iter().filter(|block| is_console(block)).collect();
     for section in blocks.chunk_by(|one, other| one.section == other.section) {
-        let mut stage = Stage::new(broker, patience);
+        let mut player = Player::new(broker, patience);
         for block in section {
-            let play = async { stage.play(&Console::parse(block)?).await };
+            let play = async { player.play(&Console::parse(block)?).await };
             play.await.with_context(|| format!("the block at line {}", block.line))?;
         }
-        stage.end().await.with_context(|| format!("the section with the block at line {}", section[0].line))?;
+        player.end().await.with_context(|| format!("the section with the block at line {}", section[0].line))?;
     }
     Ok(())
 }
 
-/// The beginning of a chapter as it could be, and what goes wrong if one thing in it does.
+/// The beginning of a possible chapter. It must pass.
 const SAMPLE: &str = r#"
 ## The receiver waits
 
@@ -216,7 +217,7 @@ $ cargo run --bin receive
 ```
 "#;
 
-/// Each is wrong in one thing, and leaves nothing behind for the next.
+/// Each block is wrong in one thing, and leaves no messages for the next one.
 const WRONG: [(&str, &str); 8] = [
     ("a wrong letter", "$ cargo run --bin emit_log\n [x] Sent info: Hello world!\n"),
     ("a missing line", "$ cargo run --bin emit_log\n"),
@@ -230,7 +231,7 @@ const WRONG: [(&str, &str); 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_that_is_right_passes_and_one_with_a_wrong_letter_does_not() -> Result<()> {
-    stage::programs().await?;
+    player::programs().await?;
     let broker = Broker::shared().await?;
     let play = async |text: &str, patience| {
         play_on(broker, &markdown::parse(Path::new("sample.md"), text), Duration::from_secs(patience)).await

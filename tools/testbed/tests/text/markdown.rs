@@ -1,4 +1,4 @@
-//! What a text consists of, as far as it can drift.
+//! Finds the parts of a text that can be checked.
 
 use std::{
     collections::BTreeMap,
@@ -12,25 +12,25 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 /// One Markdown file.
 #[derive(Debug, Default)]
 pub struct Document {
-    /// Its path below the workspace's directory.
+    /// Its path below the workspace's root.
     pub path: PathBuf,
     pub blocks: Vec<Block>,
     pub links: Vec<Link>,
-    /// Code within a paragraph, with its line.
+    /// Code in a paragraph, with its line.
     pub codes: Vec<(usize, String)>,
-    /// What a link can have after its `#`.
+    /// The possible values after the `#` of a link.
     pub anchors: Vec<String>,
 }
 
 /// A code block.
 #[derive(Clone, Debug)]
 pub struct Block {
-    /// What stands after the fence; none for an indented block.
+    /// What stands after the fence. `None` for an indented block.
     pub language: Option<String>,
     pub text: String,
-    /// The line of the text that its first line is on.
+    /// The number of its first line in the text.
     pub line: usize,
-    /// Which part of the text it is in: under one heading, or within one pair of `<details>`.
+    /// The part of the text that contains it: under one heading, or within one pair of `<details>`.
     pub section: usize,
 }
 
@@ -46,7 +46,7 @@ pub fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// All texts: the Markdown files of the workspace, without those of hidden directories and of `target`.
+/// All texts: the Markdown files of the workspace, except those in hidden directories and in `target`.
 pub fn documents() -> Result<Vec<Document>> {
     let mut paths = Vec::new();
     collect(workspace(), &mut paths)?;
@@ -62,7 +62,7 @@ fn collect(directory: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
             if !name.starts_with('.') && name != "target" {
                 collect(&path, paths)?;
             }
-        // The table of contents is the book's own; `cargo book` checks its links.
+        // The table of contents belongs to the book. `cargo book` checks its links.
         } else if name.ends_with(".md") && name != "SUMMARY.md" {
             paths.push(path);
         }
@@ -76,7 +76,7 @@ fn read(path: &Path) -> Result<Document> {
     Ok(parse(path, &text))
 }
 
-/// Takes a text apart.
+/// Parses a text.
 pub fn parse(path: &Path, text: &str) -> Document {
     let text = text.replace("\r\n", "\n");
     let line_of = |at: usize| text[..at].matches('\n').count() + 1;

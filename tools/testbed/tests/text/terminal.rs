@@ -1,4 +1,4 @@
-//! One terminal: what it is to show, and what the program in it prints.
+//! One terminal: what it must show, and what the program in it prints.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,18 +9,18 @@ use crate::console::fits;
 
 #[derive(Default)]
 pub struct Terminal {
-    /// The command line of the program that has been started last.
+    /// The command line of the latest program.
     command: String,
     pub running: Option<Running>,
-    /// What `export` has set.
+    /// The variables that `export` has set.
     pub environment: BTreeMap<String, String>,
     pub heard: Heard,
     expected: Vec<Expected>,
-    /// What a line with nothing but `…` has stood for.
+    /// The lines that a `…` alone has stood for.
     passed_over: Vec<String>,
 }
 
-/// What the program has printed, and nobody has looked at.
+/// Lines that the program has printed and that have not been compared yet.
 #[derive(Default)]
 pub struct Heard {
     stdout: VecDeque<String>,
@@ -40,7 +40,7 @@ impl Heard {
 struct Expected {
     line: usize,
     what: What,
-    /// Which stream it has come from, if it has come.
+    /// The stream that it has come from, once it has come.
     from: Option<Stream>,
 }
 
@@ -52,7 +52,7 @@ enum What {
 }
 
 impl Terminal {
-    /// Another program begins; the text shows this of it.
+    /// Begins another program, with the output that the text shows.
     pub fn begin(&mut self, command: &str, output: Vec<(usize, String)>) {
         self.command = command.to_owned();
         self.heard = Heard::default();
@@ -76,7 +76,7 @@ impl Terminal {
         self.heard.push(stream, line);
     }
 
-    /// Takes what has come, and presses Ctrl-C when it is time.
+    /// Compares the new lines, and presses Ctrl-C when it is time.
     pub fn go_on(&mut self) -> Result<()> {
         self.take_lines();
         let next = self.expected.iter().position(Expected::is_missing);
@@ -90,11 +90,11 @@ impl Terminal {
     }
 
     pub fn interrupt(&mut self) -> Result<()> {
-        // It may have ended meanwhile: then it is not there to be interrupted.
+        // The program may have ended meanwhile. Then it cannot be interrupted.
         self.running.as_mut().filter(|running| running.id().is_some()).map_or(Ok(()), Running::interrupt)
     }
 
-    /// Lines of one stream come in the text's order. How those of the two streams mix is left to chance.
+    /// The lines of each stream come in the order of the text. Lines of the two streams may mix in any way.
     pub fn take_lines(&mut self) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let heard = match stream {
@@ -102,13 +102,15 @@ impl Terminal {
                 Stream::Stderr => &mut self.heard.stderr,
             };
             while let Some(line) = heard.front() {
-                // After the last one of this stream, and before a Ctrl-C that has not been pressed yet.
+                // The search begins after the last line of this stream, and ends before a Ctrl-C that has not been
+                // pressed yet.
                 let last = self.expected.iter().rposition(|expected| expected.from == Some(stream));
                 let rest = &mut self.expected[last.map_or(0, |at| at + 1)..];
                 let is_end = |one: &Expected| matches!(one.what, What::Interrupt) && one.is_missing();
                 let end = rest.iter().position(is_end).unwrap_or(rest.len());
                 let rest = &mut rest[..end];
-                // After a gap the next line is the first to come again; else one of the other stream may be overtaken.
+                // After a `…`, only the next missing line may come. Otherwise expected lines of the other stream may be
+                // skipped.
                 let next = rest.iter().position(Expected::is_missing).unwrap_or(rest.len());
                 let in_gap = rest[..next].iter().any(|expected| matches!(expected.what, What::Gap));
                 let candidates = if in_gap { next..rest.len().min(next + 1) } else { next..rest.len() };
@@ -123,7 +125,7 @@ impl Terminal {
         }
     }
 
-    /// For a list whose order nobody promises. Exact lines first: those with `…` would fit more than their own.
+    /// Compares a list in any order. Exact lines come first, because lines with `…` would fit several.
     pub fn take_in_any_order(&mut self) -> Result<()> {
         self.expected.sort_by_key(|expected| matches!(&expected.what, What::Line(text) if text.contains('…')));
         let heard = std::mem::take(&mut self.heard.stdout);
@@ -145,13 +147,13 @@ impl Terminal {
         self.expected.first().is_none_or(|expected| !expected.is_missing())
     }
 
-    /// Whether its first line says that it goes on until somebody ends it.
+    /// Whether its first line says how to exit, so that the program keeps running.
     pub fn says_how_to_exit(&self) -> bool {
         self.has_begun()
             && matches!(self.expected.first(), Some(Expected { what: What::Line(text), .. }) if text.contains("CTRL+C"))
     }
 
-    /// Whether all that the text shows has come.
+    /// Whether everything that the text shows has come.
     pub fn is_settled(&self) -> bool {
         !self.expected.iter().any(Expected::is_missing)
     }

@@ -1,4 +1,4 @@
-//! How the broker is made to close an AMQP channel.
+//! Makes the broker close an AMQP channel.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,33 +6,33 @@ use amqprs::channel::BasicPublishArguments;
 use anyhow::{Context, Result, bail};
 use common::{Channel, Error, SetupChannel, existing_queue};
 
-/// A user's [`SetupChannel`], kept for making trouble on its channel.
+/// Keeps a user's [`SetupChannel`], to make the broker close its channel later.
 #[derive(Clone, Default)]
-pub struct Stash(Arc<Mutex<Option<SetupChannel>>>);
+pub struct KeptSetup(Arc<Mutex<Option<SetupChannel>>>);
 
-impl Stash {
+impl KeptSetup {
     /// Keeps the latest one.
     pub fn keep(&self, setup: &SetupChannel) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup.clone());
     }
 
-    /// Nothing of it must be alive when everything is closed.
+    /// Drops the kept one. When everything is closed, it must not be alive.
     pub fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// The latest one.
+    /// Returns the latest one.
     ///
     /// # Errors
-    /// When there was none.
+    /// When no setup has run yet.
     pub fn setup(&self) -> Result<SetupChannel> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().context("no setup has run")
     }
 
-    /// Asks for something that makes the broker close the channel.
+    /// Makes the broker close the channel, by asking for a queue that does not exist.
     ///
     /// # Errors
-    /// When it does not close it.
+    /// When the broker does not close it.
     pub async fn close_channel(&self) -> Result<()> {
         let missing = existing_queue("missing");
         match self.setup()?.queue_declare(missing).await {
@@ -42,14 +42,14 @@ impl Stash {
     }
 }
 
-/// Publishes what makes the broker close the channel.
+/// Makes the broker close the channel, by publishing to an exchange that does not exist.
 ///
 /// # Errors
-/// When it does not close it.
+/// When the broker does not close it.
 pub async fn close_by_publishing(channel: &Channel) -> Result<()> {
     let missing = BasicPublishArguments::new("missing", "");
     match channel.publish(missing, amqprs::BasicProperties::default(), "x").await {
-        // The connection may be cut before the answer comes.
+        // A fault may cut the connection before the answer comes.
         Err(Error::Closed { code: 404, .. } | Error::Unconfirmed { .. }) => Ok(()),
         other => bail!("published to a missing exchange: {other:?}"),
     }

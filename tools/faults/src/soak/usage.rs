@@ -1,18 +1,18 @@
-//! Memory and threads of this process, over time.
+//! Samples the memory of this process over time, and counts its threads.
 
 use std::{
     fmt, fs,
     time::{Duration, Instant},
 };
 
-/// Growth that is none: allocators keep pages, and buffers grow to what the worst moment needs.
+/// Growth that does not count: allocators keep pages, and buffers grow to the size that the worst moment needs.
 const ALLOWED_MIB: f64 = 10.0;
 const ALLOWED_PART: f64 = 0.2;
 
-/// So many samples tell enough, to people.
+/// How many samples are shown.
 const SHOWN: usize = 24;
 
-/// Samples of the memory that is resident.
+/// Samples of the resident memory.
 pub struct Memory {
     begun: Instant,
     samples: Vec<(Duration, f64)>,
@@ -25,7 +25,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Takes a sample; tells it in MiB. `None` where the system does not say.
+    /// Takes a sample, and returns it in MiB. `None` if the system does not say it.
     pub fn sample(&mut self) -> Option<f64> {
         let status = fs::read_to_string("/proc/self/status").ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -34,7 +34,8 @@ impl Memory {
         Some(kilobytes / 1024.0)
     }
 
-    /// What is wrong with how it grew: the last quarter's average against the first one's, after a warm-up.
+    /// Says what is wrong if the memory grew. Compares the average of the last quarter with that of the first one,
+    /// after a warm-up.
     pub fn trouble(&self) -> Option<String> {
         let last = self.samples.last()?.0;
         let warm = (last / 4).min(Duration::from_secs(60));
@@ -60,8 +61,8 @@ impl fmt::Display for Memory {
     }
 }
 
-/// How many threads of this process run connections: each connection manager has one of its own. `None` where the system
-/// does not say.
+/// How many threads of this process run connections. Each connection manager has one. `None` if the system does not say
+/// it.
 pub fn connection_threads() -> Option<usize> {
     let names = fs::read_dir("/proc/self/task").ok()?.flatten();
     let names = names.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());

@@ -1,4 +1,4 @@
-//! Who takes part in a soak: set up at its beginning, and brought to rest at its end.
+//! The producers and consumers of a soak: starts them at its beginning, and ends them at its end.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -18,27 +18,28 @@ use tokio::{
 };
 
 use super::{
-    Options, SETTLE, WorkQueue, accounts::Accounts, consumer::Worker, extras::Extras, full_queue, producer::Producer,
+    Options, SETTLE, WorkQueue, accounts::Accounts, consumer::Worker, full_queue, producer::Producer,
+    volatile_consumers::VolatileConsumers,
 };
-use crate::{losses::Losses, trouble::Stash, wait::within};
+use crate::{kept_setup::KeptSetup, losses::Losses, wait::within};
 
-/// Short enough to be met now and then while the broker is away.
+/// Short enough that calls sometimes reach it while the broker is down.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Everybody, and the means to end them.
-pub(super) struct Stage<'a> {
+/// All producers and consumers, and what is needed to end them.
+pub(super) struct Participants<'a> {
     host: &'a VirtualHost<'a>,
     members: Vec<Member>,
     producers: JoinSet<()>,
     workers: JoinSet<()>,
-    extras: Option<Extras>,
+    volatile_consumers: Option<VolatileConsumers>,
     publish_no_more: watch::Sender<bool>,
     consume_no_more: watch::Sender<bool>,
     tested: Handle,
-    /// Set one to make a producer's channel be closed.
-    pub trips: Vec<Arc<AtomicBool>>,
-    /// Use one to make a consumer's channel be closed.
-    pub stashes: Vec<Stash>,
+    /// Set a flag, and its producer makes the broker close its channel.
+    pub close_flags: Vec<Arc<AtomicBool>>,
+    /// Use one to make the broker close a consumer's channel.
+    pub kept_setups: Vec<KeptSetup>,
 }
 
 /// One connection manager, through a proxy of its own.
@@ -48,9 +49,9 @@ struct Member {
     losses: Losses,
 }
 
-impl<'a> Stage<'a> {
-    /// Starts everybody.
-    pub async fn set(
+impl<'a> Participants<'a> {
+    /// Starts all of them.
+    pub async fn start(
         broker: &Broker,
         host: &'a VirtualHost<'a>,
         options: &Options,
@@ -66,53 +67,56 @@ impl<'a> Stage<'a> {
             members.push(Member::new(broker, host, tested).await?);
         }
         let (publish_no_more, consume_no_more) = (watch::Sender::new(false), watch::Sender::new(false));
-        let mut stage = Self {
+        let mut participants = Self {
             host,
             members,
             producers: JoinSet::new(),
             workers: JoinSet::new(),
-            extras: None,
+            volatile_consumers: None,
             publish_no_more,
             consume_no_more,
             tested: tested.clone(),
-            trips: Vec::new(),
-            stashes: Vec::new(),
+            close_flags: Vec::new(),
+            kept_setups: Vec::new(),
         };
-        declare(stage.channel(0, "declare").await?, &queues).await?;
+        declare(participants.channel(0, "declare").await?, &queues).await?;
         for (index, queue) in queues.iter().cloned().enumerate() {
-            let (channel, stash) = (stage.channel(index, "consumer").await?, Stash::default());
-            stage.stashes.push(stash.clone());
-            let worker = Worker { channel, queue, stash, accounts: accounts.clone(), rng: rng.fork() };
-            stage.workers.spawn_on(worker.run(stage.consume_no_more.subscribe()), tested);
+            let (channel, kept_setup) = (participants.channel(index, "consumer").await?, KeptSetup::default());
+            participants.kept_setups.push(kept_setup.clone());
+            let worker = Worker { channel, queue, kept_setup, accounts: accounts.clone(), rng: rng.fork() };
+            participants.workers.spawn_on(worker.run(participants.consume_no_more.subscribe()), tested);
         }
         for index in 0..options.producers {
-            let trip = Arc::new(AtomicBool::new(false));
-            stage.trips.push(trip.clone());
+            let close_flag = Arc::new(AtomicBool::new(false));
+            participants.close_flags.push(close_flag.clone());
             let producer = Producer {
                 index,
-                connections: stage.members[index].connections.clone(),
-                channel: stage.channel(index, "producer").await?,
+                connections: participants.members[index].connections.clone(),
+                channel: participants.channel(index, "producer").await?,
                 queues: queues.clone(),
                 accounts: accounts.clone(),
-                trip,
+                close_flag,
                 rate: options.rate,
                 rng: rng.fork(),
                 next: 0,
             };
-            stage.producers.spawn_on(producer.run(stage.publish_no_more.subscribe()), tested);
+            participants.producers.spawn_on(producer.run(participants.publish_no_more.subscribe()), tested);
         }
-        let (one, other) = (stage.channel(0, "extras").await?, stage.channel(1 % stage.members.len(), "extras").await?);
-        stage.extras = Some(tested.spawn(Extras::start(one, other)).await??);
-        Ok(stage)
+        let (one, other) = (
+            participants.channel(0, "volatile_consumers").await?,
+            participants.channel(1 % participants.members.len(), "volatile_consumers").await?,
+        );
+        participants.volatile_consumers = Some(tested.spawn(VolatileConsumers::start(one, other)).await??);
+        Ok(participants)
     }
 
-    /// What the connections go through.
+    /// The proxies that the connections go through.
     pub fn proxies(&self) -> Vec<Arc<Proxy>> {
         self.members.iter().map(|member| member.proxy.clone()).collect()
     }
 
-    /// Waits until everything is quiet, with every promise kept, and closes it. What does not, and what was not, is
-    /// reported. Tells the longest outage.
+    /// Waits until all work is finished and every promise is kept, and closes everything. Reports as a violation what
+    /// does not finish, and each broken promise. Returns the longest outage.
     pub async fn end(&mut self, accounts: &Accounts) -> Duration {
         self.publish_no_more.send_replace(true);
         if !ended(&mut self.producers).await {
@@ -127,8 +131,9 @@ impl<'a> Stage<'a> {
             let (count, example) = accounts.missing();
             accounts.violation(format!("{count} confirmed messages never came: {}", example.unwrap_or_default()));
         }
-        if let Some(extras) = self.extras.take()
-            && let Err(error) = self.tested.spawn(extras.finish()).await.map_err(Into::into).and_then(|outcome| outcome)
+        if let Some(volatile_consumers) = self.volatile_consumers.take()
+            && let Err(error) =
+                self.tested.spawn(volatile_consumers.finish()).await.map_err(Into::into).and_then(|outcome| outcome)
         {
             accounts.violation(format!("{error:#}"));
         }
@@ -146,15 +151,15 @@ impl<'a> Stage<'a> {
             }
             outage = outage.max(losses.longest());
         }
-        // Their handles are the last ones.
-        self.stashes.iter().for_each(Stash::clear);
+        // These handles are the last ones.
+        self.kept_setups.iter().for_each(KeptSetup::clear);
         outage
     }
 
-    /// How many connections and channels the broker still has in our user's name.
+    /// How many connections and channels the broker still has for our user.
     pub async fn left_on_the_broker(&self) -> Result<(usize, usize)> {
         let gone = async {
-            // The broker hears of an end a moment later.
+            // The broker notices the end of a connection a moment later.
             while !self.host.connections().await?.is_empty() {
                 sleep(Duration::from_millis(50)).await;
             }
@@ -186,12 +191,12 @@ impl Member {
     }
 }
 
-/// Waits for the end of all tasks; returns whether it came.
+/// Waits until all tasks have ended. Returns whether they ended in time.
 async fn ended(tasks: &mut JoinSet<()>) -> bool {
     timeout(SETTLE, async { while tasks.join_next().await.is_some() {} }).await.is_ok()
 }
 
-/// What has to be there before anybody publishes.
+/// Declares what must exist before the first message is published.
 async fn declare(channel: Channel, queues: &[WorkQueue]) -> Result<()> {
     for queue in queues {
         channel.queue_declare(queue.declaration()).await?;

@@ -1,4 +1,4 @@
-//! A process with all that it starts.
+//! A process together with all processes that it starts.
 
 use std::{
     fs,
@@ -16,23 +16,23 @@ use nix::{
     unistd::Pid,
 };
 
-/// The process and its group; killed when dropped. Its number is in a file, for the guard.
-pub(super) struct Group {
+/// The process and its group. It is killed when this value is dropped. A file contains its number, for the guard.
+pub(super) struct ProcessGroup {
     child: Child,
     run_file: PathBuf,
 }
 
-impl Group {
-    pub(super) fn start(mut command: Command, run_file: PathBuf) -> Result<Group> {
+impl ProcessGroup {
+    pub(super) fn start(mut command: Command, run_file: PathBuf) -> Result<ProcessGroup> {
         let child = command.process_group(0).spawn().context("cannot start `sh`")?;
-        Ok(Group { child, run_file })
+        Ok(ProcessGroup { child, run_file })
     }
 
     pub(super) fn runs(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Whether a SIGSTOP has reached all threads: until it has, they still work.
+    /// Whether a SIGSTOP has reached all threads. Until then some of them still work.
     pub(super) fn has_stopped(&self) -> Result<bool> {
         let id = Pid::from_raw(i32::try_from(self.child.id())?);
         match waitpid(id, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED))? {
@@ -43,7 +43,7 @@ impl Group {
     }
 
     pub(super) fn signal(&mut self, signal: Signal) -> Result<()> {
-        // Once it has been waited for, its number may be another's.
+        // Once the process has been waited for, another process may get its number.
         if !self.runs()? {
             bail!("the process has ended");
         }
@@ -52,9 +52,9 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // Nothing can be done about failures: the guard comes afterwards.
+        // Failures can be ignored, because the guard cleans up afterwards.
         let _ = self.signal(Signal::SIGKILL);
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.run_file);

@@ -1,4 +1,4 @@
-//! Plays the `console` blocks of a text on a RabbitMQ of their own, as somebody who follows the text would.
+//! Plays the `console` blocks of a text on a RabbitMQ of their own, as a reader would who follows the text.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
     terminal::Terminal,
 };
 
-/// How long a block that ends with `^C` may show what comes by itself, before the next block is played: longer than a
+/// How long a block that ends with `^C` may still print lines before the next block is played. This is longer than a
 /// pause between two of its lines.
 const LULL: Duration = Duration::from_secs(4);
 
-/// How long it takes to look up from a line and press Ctrl-C.
+/// How long a person needs to look up from a line and press Ctrl-C.
 const BREATH: Duration = Duration::from_millis(500);
 
-/// How long `cargo broker` may take.
+/// How long `cargo broker` may take to start.
 const STARTING: Duration = Duration::from_secs(120);
 
 /// The programs and examples of all chapters, by name.
@@ -43,20 +43,20 @@ pub async fn program(name: &str) -> Result<Program> {
     Ok(Program::new(path))
 }
 
-/// A RabbitMQ, and the terminals of one section of a text.
-pub struct Stage<'a> {
+/// Plays the blocks of one section of a text, on a RabbitMQ and in terminals.
+pub struct Player<'a> {
     broker: &'a Broker,
-    /// How long to wait for the next line, of any program.
+    /// How long to wait for the next line of any program.
     patience: Duration,
     terminals: BTreeMap<u32, Terminal>,
 }
 
-impl<'a> Stage<'a> {
-    pub fn new(broker: &'a Broker, patience: Duration) -> Stage<'a> {
-        Stage { broker, patience, terminals: BTreeMap::new() }
+impl<'a> Player<'a> {
+    pub fn new(broker: &'a Broker, patience: Duration) -> Player<'a> {
+        Player { broker, patience, terminals: BTreeMap::new() }
     }
 
-    /// Plays one block. The programs that it leaves running go on.
+    /// Plays one block. The programs that it leaves running keep running.
     pub async fn play(&mut self, console: &Console) -> Result<()> {
         // Numbers from 1,000 on are for blocks that do not say which terminal they are.
         let unnamed = 1_000 + self.terminals.len() as u32;
@@ -79,9 +79,9 @@ impl<'a> Stage<'a> {
                 Item::Output(text) => self.terminal(id)?.expect(*line, text),
                 Item::Interrupt => {
                     self.terminal(id)?.expect_interrupt(*line);
-                    // What comes before it may need what other terminals do after this block.
+                    // The lines before it may need what other terminals do after this block.
                     if !goes_on {
-                        drop(timeout(LULL, self.advance(|stage| stage.is_settled(id))).await);
+                        drop(timeout(LULL, self.advance(|player| player.is_settled(id))).await);
                     }
                 }
             }
@@ -89,7 +89,7 @@ impl<'a> Stage<'a> {
         if goes_on { self.settle(id).await } else { Ok(()) }
     }
 
-    /// The end of a section: all that was announced must have come, and nothing else.
+    /// Ends a section. All lines that the text shows must have come, and no others.
     pub async fn end(mut self) -> Result<()> {
         let ids: Vec<u32> = self.terminals.keys().copied().collect();
         for id in &ids {
@@ -101,14 +101,14 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Who types a command where a program runs ends that first.
+    /// Ends the program in this terminal, as a person must who wants to type another command.
     async fn end_program(&mut self, id: u32) -> Result<()> {
         if self.terminal(id)?.running.is_some() {
-            // Nobody is so fast that a worker cannot acknowledge what it has just said to be done.
+            // A person is slow enough for a worker to acknowledge the task that it has just reported as done.
             drop(timeout(BREATH, self.advance(|_| false)).await);
         }
         self.terminal(id)?.interrupt()?;
-        self.advance(|stage| stage.terminals[&id].running.is_none()).await?;
+        self.advance(|player| player.terminals[&id].running.is_none()).await?;
         self.terminal(id)?.has_nothing_left()
     }
 
@@ -120,8 +120,8 @@ impl<'a> Stage<'a> {
         self.terminals.get(&id).is_none_or(Terminal::is_settled)
     }
 
-    /// Waits until a terminal has shown all that it is to show, and checks that there is nothing more if its program
-    /// has ended.
+    /// Waits until a terminal has shown everything that the text shows. If its program has ended, it must not have
+    /// printed more.
     async fn settle(&mut self, id: u32) -> Result<()> {
         self.settle_lines(id).await?;
         let terminal = self.terminal(id)?;
@@ -129,13 +129,13 @@ impl<'a> Stage<'a> {
     }
 
     async fn settle_lines(&mut self, id: u32) -> Result<()> {
-        match self.advance(|stage| stage.is_settled(id)).await {
+        match self.advance(|player| player.is_settled(id)).await {
             Ok(()) => Ok(()),
             Err(error) => bail!("{error:#}{}", self.terminal(id)?.report()),
         }
     }
 
-    /// Does what a command says. True if it has ended, false if it goes on while the text goes on.
+    /// Does what a command says. Returns true if it has ended, and false if it keeps running while the text continues.
     async fn command(&mut self, id: u32, line: usize, command: &str, output: Vec<(usize, String)>) -> Result<bool> {
         self.end_program(id).await?;
         let Command { environment, what } = Command::parse(command)?;
@@ -171,19 +171,19 @@ impl<'a> Stage<'a> {
         }
         terminal.begin(command, output);
         terminal.running = Some(program.spawn()?);
-        let has_ended = |stage: &Stage<'_>| stage.terminals[&id].running.is_none();
-        let goes_on = |stage: &Stage<'_>| {
-            let terminal = &stage.terminals[&id];
+        let has_ended = |player: &Player<'_>| player.terminals[&id].running.is_none();
+        let goes_on = |player: &Player<'_>| {
+            let terminal = &player.terminals[&id];
             terminal.says_how_to_exit() || (runs_on && terminal.has_begun())
         };
-        let waited = self.advance(|stage| has_ended(stage) || goes_on(stage)).await;
+        let waited = self.advance(|player| has_ended(player) || goes_on(player)).await;
         if let Err(error) = waited {
             bail!("{error:#}{}", self.terminal(id)?.report());
         }
         Ok(self.terminals[&id].running.is_none())
     }
 
-    /// `localhost:5672` in a text is our RabbitMQ here.
+    /// Replaces `localhost:5672` of a text with the address of our RabbitMQ.
     fn here(&self, argument: &str) -> String {
         let Ok(mut url) = Url::parse(argument) else { return argument.to_owned() };
         let is_ours = url.host_str() == Some("localhost") && [None, Some(5672)].contains(&url.port());
@@ -193,12 +193,12 @@ impl<'a> Stage<'a> {
         url.to_string()
     }
 
-    /// And ours is `localhost:5672` in a text.
+    /// Replaces the address of our RabbitMQ with `localhost:5672`, as in a text.
     fn there(broker: &Broker, line: &str) -> String {
         line.replace(&format!("localhost:{}", broker.port()), "localhost:5672")
     }
 
-    /// Asks until the answer is the expected one: RabbitMQ's lists can be some seconds old.
+    /// Asks until the answer is the expected one, because RabbitMQ's lists can be a few seconds old.
     async fn rabbitmqctl(&mut self, id: u32, arguments: &[String], expected: &[(usize, String)]) -> Result<()> {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let deadline = Instant::now() + self.patience;
@@ -212,14 +212,14 @@ impl<'a> Stage<'a> {
                 Err(difference) => difference,
             };
             ensure!(Instant::now() < deadline, "{difference:#}\nit printed\n{answer}");
-            // Meanwhile the programs go on; some have a Ctrl-C to come.
+            // Meanwhile the programs continue. Some of them still have to get a Ctrl-C.
             drop(timeout(Duration::from_millis(200), self.advance(|_| false)).await);
             self.terminal(id)?;
         }
     }
 
-    /// Lets all programs go on until what we wait for has happened.
-    async fn advance(&mut self, until: impl Fn(&Stage<'_>) -> bool) -> Result<()> {
+    /// Lets all programs continue until `until` is true.
+    async fn advance(&mut self, until: impl Fn(&Player<'_>) -> bool) -> Result<()> {
         let patience = self.patience;
         loop {
             for terminal in self.terminals.values_mut() {
@@ -243,7 +243,7 @@ impl<'a> Stage<'a> {
             let next = timeout(patience, select_all(running)).await;
             let Ok(((program, heard, output), ..)) = next else { bail!("waited {patience:?} for the next line") };
             match output {
-                Some((stream, line)) => heard.push(stream, &Stage::there(self.broker, &line)),
+                Some((stream, line)) => heard.push(stream, &Player::there(self.broker, &line)),
                 None => {
                     if let Some(program) = program.take() {
                         Running::wait(program).await?;
@@ -254,18 +254,18 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Words with one space between them, but for the space before the first: rabbitmqctl's columns have tabs.
+/// The words of a line with one space between them, because rabbitmqctl separates its columns with tabs.
 fn words(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether a program is one that goes on until Ctrl-C, as its help says.
+/// Whether a program runs until Ctrl-C, as its help says.
 async fn runs_until_ctrl_c(name: &str) -> Result<bool> {
     let help = program(name).await?.arg("--help").run().await?;
     Ok(help.stdout.contains("until Ctrl-C"))
 }
 
-/// What `cargo broker` prints, with the ports that it has on a machine without another one.
+/// What `cargo broker` prints, with the ports that it would have on a machine without another RabbitMQ.
 async fn greeting() -> Result<&'static [(Stream, String)]> {
     static GREETING: OnceCell<Vec<(Stream, String)>> = OnceCell::const_new();
     let greeting = GREETING.get_or_try_init(|| async {
@@ -286,7 +286,7 @@ async fn greeting() -> Result<&'static [(Stream, String)]> {
             for (ours, usual) in &ports {
                 line = line.replace(ours, usual);
             }
-            let is_last = line.starts_with("Ctrl-C ends");
+            let is_last = line.starts_with("Press Ctrl-C");
             lines.push((stream, line));
             if is_last {
                 break;

@@ -1,4 +1,4 @@
-//! What the variants find on the broker: queues and exchanges, filled before and emptied after each round.
+//! Declares the queues and exchanges of the variants, fills the queues before each round and empties them after it.
 
 use amqprs::{
     BasicProperties,
@@ -16,16 +16,16 @@ use crate::{
     work::{QueueKind, SMALL, Work},
 };
 
-/// Builds stages, on a connection of its own.
+/// Declares topologies, on a connection of its own.
 pub struct Builder {
     connections: ConnectionManager,
     channel: Channel,
-    /// Of this run: another one may use the same broker.
+    /// The name of this run: another run may use the same broker.
     run: String,
 }
 
-/// What one variant finds for one work.
-pub struct Stage {
+/// The queues and the exchange of one variant for one work.
+pub struct Topology {
     pub name: String,
     channel: Channel,
     queues: Vec<String>,
@@ -36,20 +36,20 @@ pub struct Stage {
 impl Builder {
     pub async fn connect(url: &str) -> Result<Builder> {
         let connections = ConnectionManager::new(url.parse()?);
-        let channel = connections.channel("stage").await?;
+        let channel = connections.channel("topology").await?;
         let run = uuid::Uuid::new_v4().simple().to_string();
         Ok(Builder { connections, channel, run: format!("bench-{}", &run[..8]) })
     }
 
     /// Declares what this variant needs for this work.
-    pub async fn build(&self, work: &Work, variant: Variant) -> Result<Stage> {
+    pub async fn build(&self, work: &Work, variant: Variant) -> Result<Topology> {
         let name = format!("{}-{work}-{variant}", self.run);
         let count = match work {
             Work::Fanout { queues } => *queues,
             Work::Connect => 0,
             _ => 1,
         };
-        let mut stage = Stage {
+        let mut topology = Topology {
             name: name.clone(),
             channel: self.channel.clone(),
             queues: Vec::new(),
@@ -59,19 +59,19 @@ impl Builder {
         if let Work::Fanout { .. } = work {
             let exchange = ExchangeDeclareArguments::of_type(&name, ExchangeType::Fanout);
             self.channel.exchange_declare(exchange).await?;
-            stage.exchange = Some(name.clone());
+            topology.exchange = Some(name.clone());
         }
         for number in 0..count {
-            let queue = if stage.exchange.is_some() { format!("{name}-{number}") } else { name.clone() };
+            let queue = if topology.exchange.is_some() { format!("{name}-{number}") } else { name.clone() };
             let quorum = matches!(work, Work::Publish { queue: QueueKind::Quorum, .. });
             let declare = if quorum { quorum_queue(&queue) } else { classic_queue(&queue) };
             self.channel.queue_declare(declare).await?;
-            if let Some(exchange) = &stage.exchange {
+            if let Some(exchange) = &topology.exchange {
                 self.channel.queue_bind(QueueBindArguments::new(&queue, exchange, "")).await?;
             }
-            stage.queues.push(queue);
+            topology.queues.push(queue);
         }
-        Ok(stage)
+        Ok(topology)
     }
 
     pub async fn close(self) -> Result<()> {
@@ -79,8 +79,8 @@ impl Builder {
     }
 }
 
-impl Stage {
-    /// Before a round: what is to be consumed is there.
+impl Topology {
+    /// Fills the queue before a round, if messages are to be consumed.
     pub async fn fill(&self, count: u64) -> Result<()> {
         let count = if self.filled { count } else { 0 };
         let to = BasicPublishArguments::new("", &self.name);
@@ -90,7 +90,7 @@ impl Stage {
         Ok(())
     }
 
-    /// After a round: nothing is left to be carried along.
+    /// Empties the queues after a round, so that no message is left for the next one.
     pub async fn empty(&self) -> Result<()> {
         for queue in &self.queues {
             self.channel.queue_purge(QueuePurgeArguments::new(queue)).await?;

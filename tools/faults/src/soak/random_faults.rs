@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use super::VOLATILE;
-use crate::{fault::Fault, trouble::Stash, wait::within};
+use crate::{fault::Fault, kept_setup::KeptSetup, wait::within};
 
-/// How often each kind is made, of a hundred. A stop or a kill of the broker takes ten seconds.
+/// How often each kind is made, in per cent. Stopping or killing the broker takes ten seconds.
 const WEIGHTS: [(Fault, u32); 9] = [
     (Fault::Fin, 18),
     (Fault::Rst, 18),
@@ -34,26 +34,26 @@ const WEIGHTS: [(Fault, u32); 9] = [
     (Fault::Kill, 2),
 ];
 
-/// The end of patience with the broker.
+/// The deadline for a fault of the broker.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What faults can happen to.
-pub struct Chaos<'a> {
-    /// The broker of everybody.
+/// What faults need.
+pub struct RandomFaults<'a> {
+    /// The broker that all share.
     pub broker: &'a Broker,
-    /// The virtual host of everybody.
+    /// The virtual host that all share.
     pub host: &'a VirtualHost<'a>,
-    /// What the connections go through.
+    /// The proxies that the connections go through.
     pub proxies: Vec<Arc<Proxy>>,
-    /// The producers' channels.
-    pub trips: Vec<Arc<AtomicBool>>,
-    /// The consumers' channels.
-    pub stashes: Vec<Stash>,
-    /// Its own chance.
+    /// Flags that make producers close their channels.
+    pub close_flags: Vec<Arc<AtomicBool>>,
+    /// Setup channels that make the broker close consumers' channels.
+    pub kept_setups: Vec<KeptSetup>,
+    /// Its own random choices.
     pub rng: Rng,
     /// How many were made of each kind.
     pub made: Made,
-    /// Proxies that come back to life after a while.
+    /// Tasks that end the stall of a proxy after a while.
     pub stalls: JoinSet<()>,
 }
 
@@ -87,12 +87,13 @@ impl fmt::Display for Made {
     }
 }
 
-impl Chaos<'_> {
-    /// Makes one every `every`, and is less patient while it is late because one took long.
+impl RandomFaults<'_> {
+    /// Makes a fault in each interval `every`. If a fault takes long, the next ones follow after shorter pauses until
+    /// it has caught up.
     ///
     /// # Errors
-    /// When a fault cannot be made: the broker does not come back, for instance.
-    pub async fn reign(&mut self, every: Duration, end: Instant) -> Result<()> {
+    /// When a fault cannot be made: for instance, the broker does not start again.
+    pub async fn run(&mut self, every: Duration, end: Instant) -> Result<()> {
         let mut next = Instant::now() + every;
         while next < end {
             sleep_until(next).await;
@@ -126,7 +127,7 @@ impl Chaos<'_> {
             Fault::Silence => self.stall(proxy),
             Fault::CloseConnections => self.close_connections().await,
             Fault::ChannelClosed => self.close_a_channel().await,
-            // It may be away still, since the last time.
+            // The queue may still be missing since the last time.
             Fault::QueueDeleted => drop(self.host.delete(&format!("/api/queues/{{vhost}}/{VOLATILE}")).await),
             Fault::StopStart => self.broker.restart().await?,
             Fault::Kill => {
@@ -137,7 +138,7 @@ impl Chaos<'_> {
         Ok(())
     }
 
-    /// For less than a heartbeat takes, or for more.
+    /// Stalls the proxy for a time that may be shorter or longer than the heartbeat's.
     fn stall(&mut self, proxy: Arc<Proxy>) {
         let silence = Duration::from_millis(self.rng.u64(200..8_000));
         proxy.stall();
@@ -147,22 +148,22 @@ impl Chaos<'_> {
         });
     }
 
-    /// All of them, as the broker knows them at this moment.
+    /// Closes all connections that the broker knows at this moment.
     async fn close_connections(&self) {
-        // It fails while connections come and go; the next one may not.
+        // This can fail while connections come and go. The next one may succeed.
         let path = format!("/api/connections/username/{}", self.host.name());
         drop(self.host.delete(&path).await);
     }
 
     async fn close_a_channel(&mut self) {
-        let choice = self.rng.usize(0..self.trips.len() + self.stashes.len());
-        match self.trips.get(choice) {
-            // The next thing it publishes does it.
-            Some(trip) => trip.store(true, Ordering::Relaxed),
+        let choice = self.rng.usize(0..self.close_flags.len() + self.kept_setups.len());
+        match self.close_flags.get(choice) {
+            // The producer does it when it publishes next.
+            Some(close_flag) => close_flag.store(true, Ordering::Relaxed),
             None => {
-                let stash = self.stashes[choice - self.trips.len()].clone();
-                // Whether it works depends on what else is going wrong with that channel.
-                drop(stash.close_channel().await);
+                let kept_setup = self.kept_setups[choice - self.close_flags.len()].clone();
+                // The result depends on the other faults of this channel.
+                drop(kept_setup.close_channel().await);
             }
         }
     }

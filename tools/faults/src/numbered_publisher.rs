@@ -1,4 +1,4 @@
-//! Publishes numbered messages without end, and keeps account of what became of each.
+//! Publishes numbered messages until it is stopped, and records the outcome of each.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,38 +19,39 @@ use crate::{numbers::Numbers, wait::until};
 /// How many messages may wait for their confirm.
 const IN_FLIGHT: usize = 32;
 
-/// A steady stream, and no flood: five users share the machine with their broker.
+/// The pause between two messages. It is short enough for a steady stream, and long enough for five users that share
+/// the machine with their broker.
 const EVERY: Duration = Duration::from_millis(2);
 
 /// Publishes until dropped, or until its channel is closed.
-pub struct Pump {
+pub struct NumberedPublisher {
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
     paused: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
-/// How a pump publishes.
+/// How it publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// Several in flight.
-    Enqueue,
-    /// One after the other, each until it is confirmed; what finds no queue is repeated.
+    /// Several messages in flight, with deferred confirms.
+    Deferred,
+    /// One after the other, each until it is confirmed. A message that reaches no queue is sent again.
     AtLeastOnce,
 }
 
-/// How far a pump is.
+/// How far the publisher is.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
-    /// So many messages were begun; the next one has this number.
+    /// How many messages it has begun. The next message has this number.
     pub begun: u64,
-    /// So many have their outcome.
+    /// How many messages have an outcome.
     pub settled: u64,
-    /// So many found no queue.
+    /// How many messages reached no queue.
     pub unroutable: u64,
-    /// Of the confirmed message that was begun last: when it was begun, and when confirmed.
+    /// Of all confirmed messages, the one that was begun last: when it was begun, and when it was confirmed.
     pub confirmed: Option<(Instant, Instant)>,
-    /// An outcome that must not be.
+    /// An outcome that must not happen.
     pub unexpected: Option<String>,
     idle: bool,
 }
@@ -60,8 +61,8 @@ struct Shared {
     confirmed: Mutex<Numbers>,
 }
 
-impl Pump {
-    /// Starts publishing; `to` tells where the message of each number goes.
+impl NumberedPublisher {
+    /// Starts publishing. `to` says where the message with a number goes.
     pub fn start(channel: Channel, how: How, to: impl Fn(u64) -> BasicPublishArguments + Send + 'static) -> Self {
         let shared = Arc::new(Shared { progress: watch::Sender::default(), confirmed: Mutex::default() });
         let progress = shared.progress.subscribe();
@@ -88,10 +89,10 @@ impl Pump {
         self.shared.confirmed()
     }
 
-    /// Waits until a message is confirmed that was begun after `since`; tells when that was.
+    /// Waits until a message is confirmed that was begun after `since`. Returns the time of the confirm.
     ///
     /// # Errors
-    /// When it does not come in time, or something else did that must not.
+    /// When it does not come in time, or when something else happened that must not happen.
     pub async fn works_since(&self, since: Instant) -> Result<Instant> {
         let progress = until(&self.progress, "a confirmed message", |progress| {
             let works = progress.confirmed.is_some_and(|(begun, _)| begun > since);
@@ -104,10 +105,10 @@ impl Pump {
         }
     }
 
-    /// Publishes no more, until [`resume`](Self::resume), and waits for the outcome of everything that was published.
+    /// Stops publishing until [`resume`](Self::resume), and waits for the outcome of every message.
     ///
     /// # Errors
-    /// When it does not come in time.
+    /// When an outcome does not come in time.
     pub async fn pause(&self) -> Result<()> {
         self.paused.send_replace(true);
         until(&self.progress, "the outcome of every message", |progress| {
@@ -116,15 +117,15 @@ impl Pump {
         .await
     }
 
-    /// Undoes [`pause`](Self::pause).
+    /// Publishes again after [`pause`](Self::pause).
     pub fn resume(&self) {
         self.paused.send_replace(false);
     }
 
-    /// Waits until it has ended by itself, because its channel was closed.
+    /// Waits until the publisher ends because its channel was closed.
     ///
     /// # Errors
-    /// Whatever it met that must not be.
+    /// What happened that must not happen.
     pub async fn ended(&mut self) -> Result<()> {
         while let Some(ended) = self.tasks.join_next().await {
             ended?;
@@ -153,7 +154,7 @@ impl Shared {
                 }
                 Ok(()) => {}
                 Err(Error::Unroutable(_)) => progress.unroutable += 1,
-                // What a caller has to expect while things break, and while a broker takes its time to stop.
+                // A caller must expect these while connections break, and while a broker stops slowly.
                 Err(Error::Unconfirmed { .. } | Error::Ignored { .. } | Error::Lost { .. } | Error::Timeout { .. }) => {
                 }
                 Err(Error::Nacked | Error::Shutdown(_) | Error::Closed { code: 404, .. }) => {}
@@ -192,7 +193,7 @@ async fn publish(
             ticks.tick().await;
             let (to, properties, body) = (to(number), properties.clone(), number.to_string());
             let outcome = match how {
-                How::Enqueue => channel.publish_with_deferred_confirm(to, properties, body).await.map(Some),
+                How::Deferred => channel.publish_with_deferred_confirm(to, properties, body).await.map(Some),
                 How::AtLeastOnce => channel.publish_at_least_once(to, properties, body).await.map(|()| None),
             };
             match outcome {

@@ -1,4 +1,5 @@
-//! Two more consumers, whose queues come and go: nothing that is counted goes there, but they have to be back at the end.
+//! Two more consumers, whose queues are deleted now and then. Messages to them are not counted, but both must have
+//! recovered at the end.
 
 use std::time::Duration;
 
@@ -21,21 +22,21 @@ use crate::{
 
 const KEYS: [&str; 2] = ["red", "blue"];
 
-/// One on a queue that is deleted now and then, one on a server-named exclusive queue.
-pub(super) struct Extras {
+/// One consumes from a queue that is deleted now and then, one from a server-named exclusive queue.
+pub(super) struct VolatileConsumers {
     channel: Channel,
     volatile: Reader,
     exclusive: Reader,
 }
 
-impl Extras {
+impl VolatileConsumers {
     pub async fn start(channel: Channel, other: Channel) -> Result<Self> {
         let volatile = Reader::start(channel.consume(on_volatile).await?, true);
         let exclusive = Reader::start(other.consume(on_exclusive).await?, false);
         Ok(Self { channel, volatile, exclusive })
     }
 
-    /// Checks that both still get what is sent to them, by each way.
+    /// Checks that both still get what is sent to them, through each binding.
     pub async fn finish(self) -> Result<()> {
         let mut ways = vec![(BasicPublishArguments::new("", VOLATILE), &self.volatile)];
         ways.extend(KEYS.map(|key| (BasicPublishArguments::new("colours", key), &self.exclusive)));
@@ -47,7 +48,7 @@ impl Extras {
         Ok(())
     }
 
-    /// Sends it when there is a queue for it.
+    /// Sends a message until there is a queue for it.
     async fn send(&self, to: BasicPublishArguments, number: u64) -> Result<(), Error> {
         let to = to.clone().mandatory(true).finish();
         loop {
