@@ -1,10 +1,10 @@
-//! What is decided by RabbitMQ's words, seen on 3.10.8, 4.0 and 4.3.6.
+//! Decisions that depend on RabbitMQ's words, which were seen on 3.10.8, 4.0 and 4.3.6.
 //!
-//! RabbitMQ closes a channel, or the whole connection, without saying which request it means; only its words do. When another
-//! version says it in other words, these tests fail: `common/tests/rabbitmq/refusals.rs`, `permissions.rs`, `declaring.rs`,
-//! `connection_limits.rs` and `getting.rs`.
+//! RabbitMQ closes a channel, or the whole connection, without saying which request it means. Only its words say it. If
+//! another version uses other words, these tests fail: `common/tests/rabbitmq/refusals.rs`, `permissions.rs`,
+//! `declaring.rs`, `connection_limits.rs` and `getting.rs`.
 
-/// How RabbitMQ names a queue when it closes the connection over it.
+/// How RabbitMQ names a queue when it closes the connection because of it.
 pub(crate) fn queue(name: &str) -> String {
     format!("queue '{name}'")
 }
@@ -14,13 +14,13 @@ pub(crate) fn exchange_type(name: &str) -> String {
     format!("exchange type '{name}'")
 }
 
-/// Of the limit for a user's channels.
+/// In the words about the limit for a user's channels.
 pub(crate) const CHANNELS: &str = "channels";
 
-/// The deprecated feature that a queue needs which is neither durable nor exclusive.
+/// The deprecated feature of a queue that is neither durable nor exclusive.
 pub(crate) const TRANSIENT_QUEUES: &str = "transient_nonexcl_queues";
 
-/// So many bytes of a name count. RabbitMQ cuts its words at 255 bytes, and with them a long name at their end.
+/// How many bytes of a name are compared. RabbitMQ cuts its words at 255 bytes, and with them the end of a long name.
 pub(crate) const COMPARED: usize = 100;
 
 /// Which message RabbitMQ refused.
@@ -33,7 +33,7 @@ pub(crate) enum Refused<'a> {
 }
 
 impl<'a> Refused<'a> {
-    /// Reads the reply text. `None`: it does not say which message it means.
+    /// Parses the reply text. `None` if it does not say which message it means.
     pub fn in_words(text: &'a str) -> Option<Self> {
         if let Some((_, rest)) = text.split_once("message size ") {
             let digits = rest.split(' ').next()?;
@@ -51,10 +51,11 @@ impl<'a> Refused<'a> {
     }
 }
 
-/// The name that ends before `end`, or, of a text that was cut, what is left of it, if that is as much as is compared.
+/// The name that ends before `end`. If the text was cut, what is left of the name, if it is as long as what is
+/// compared.
 fn quoted<'a>(text: &'a str, end: &str) -> Option<&'a str> {
     match text.rsplit_once(end) {
-        // What is called "" on the wire has this name in RabbitMQ's words.
+        // RabbitMQ's words call the exchange "" by this name.
         Some(("amq.default", _)) => Some(""),
         Some((name, _)) => Some(name),
         None => text.is_char_boundary(COMPARED).then_some(text),
@@ -64,15 +65,15 @@ fn quoted<'a>(text: &'a str, end: &str) -> Option<&'a str> {
 pub(crate) const ACKNOWLEDGEMENT_TIMEOUT: &str = "finish sooner, acknowledge earlier, or raise RabbitMQ's acknowledgement timeout \
      (`consumer_timeout` in rabbitmq.conf, in milliseconds; 30 minutes unless set)";
 
-/// What a learner does about the commonest answers of the broker.
+/// What a learner can do about the most common answers of the broker.
 pub(crate) fn hint(doing: &str, code: u16, text: &str) -> String {
     let hint = match code {
         403 if text.contains("refused for user") => return missing_right(doing, text),
-        403 if text.contains("exclusive use") => "; another consumer has it for itself alone",
+        403 if text.contains("exclusive use") => "; another consumer uses it exclusively",
         404 => "; declare it first, or check the name",
         405 => "; it is exclusive to another connection",
         406 if text.contains("inequivalent") => {
-            "; it exists with other arguments: use another name, or delete the old one if nobody needs it"
+            "; it exists with other arguments: use another name, or delete the old one if you no longer need it"
         }
         406 if text.contains("delivery acknowledgement") => return format!("; {ACKNOWLEDGEMENT_TIMEOUT}"),
         406 if text.contains("prefetch count is not set") => {
@@ -81,7 +82,7 @@ pub(crate) fn hint(doing: &str, code: u16, text: &str) -> String {
         540 if text.contains("acknowledgement") => "; a stream needs manual acknowledgement: leave `auto_ack` off",
         540 if text.contains("basic.get") => "; consume from it instead",
         541 if text.contains(TRANSIENT_QUEUES) => {
-            "; this RabbitMQ takes no queue that is neither durable nor exclusive: declare it `durable`"
+            "; this RabbitMQ refuses queues that are neither durable nor exclusive: declare it `durable`"
         }
         _ => "",
     };
@@ -89,7 +90,7 @@ pub(crate) fn hint(doing: &str, code: u16, text: &str) -> String {
 }
 
 /// Which of the three rights is missing ([access control](https://www.rabbitmq.com/docs/access-control#authorisation)).
-/// RabbitMQ 4 says it; for an older one it follows from what was being done.
+/// RabbitMQ 4 says it. For older versions it follows from what the program was doing.
 fn missing_right(doing: &str, text: &str) -> String {
     let said = ["configure", "write", "read"].into_iter().find(|right| text.contains(&format!("{right} access")));
     let right = said.or_else(|| {
@@ -105,7 +106,7 @@ fn missing_right(doing: &str, text: &str) -> String {
     });
     let missing = match right {
         Some(right) => format!("the user lacks the right `{right}` there"),
-        // To bind takes two of them, `write` on the destination and `read` on the source.
+        // Binding needs two rights: `write` on the destination and `read` on the source.
         None => "the user lacks a right there".into(),
     };
     format!("; {missing} (`rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ` grants it)")

@@ -1,4 +1,4 @@
-//! The command line that all programs share, and their logs.
+//! The command-line arguments that all programs share, and their logs.
 
 use std::{
     ffi::OsString,
@@ -13,13 +13,13 @@ use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::Subscriber
 
 use crate::{ConnectOptions, Error, Result, escaped};
 
-/// No password is longer, in bytes.
+/// A longer file cannot be a password.
 const LONGEST_PASSWORD: u64 = 64 * 1024;
 
 /// What `main` returns: an error ends the program with exit code 1, and with one line on stderr, `Error: ` and its sentence.
 ///
-/// Rust prints what `main` returns with `{:?}`. Of an [`Error`] that has the variant, too, which does not help the people who use a
-/// program.
+/// Rust prints what `main` returns with `{:?}`. For an [`Error`] this includes the variant, which does not help the
+/// people who use a program.
 ///
 /// ```no_run
 /// #[tokio::main]
@@ -32,7 +32,7 @@ const LONGEST_PASSWORD: u64 = 64 * 1024;
 /// ```
 pub type MainResult = Result<(), MainError>;
 
-/// The error of a [`MainResult`]; `?` makes it of everything that is, or becomes, an [`Error`].
+/// The error of a [`MainResult`]. `?` makes it from everything that is an [`Error`] or can become one.
 pub struct MainError(Error);
 
 impl<E: Into<Error>> From<E> for MainError {
@@ -47,7 +47,7 @@ impl fmt::Debug for MainError {
     }
 }
 
-/// Where the broker is and how much to say: flatten it into a program's arguments.
+/// The address of the broker, and how much to log. Flatten it into a program's arguments.
 ///
 /// ```
 /// use clap::Parser;
@@ -66,8 +66,8 @@ impl fmt::Debug for MainError {
 // No `Debug`: the URL holds a password.
 #[derive(clap::Args)]
 pub struct BrokerArgs {
-    /// Where RabbitMQ is; prefer the variable, other users can see a command line. With `?fail_fast=0` at its end the program
-    /// waits for a RabbitMQ that is not there yet
+    /// The URL of RabbitMQ; better set the variable, because other users can see the command line. With `?fail_fast=0` at its
+    /// end, the program waits until RabbitMQ runs
     #[arg(
         long,
         env = "AMQP_URL",
@@ -77,11 +77,11 @@ pub struct BrokerArgs {
     )]
     url: String,
 
-    /// A file with the password, as containers get it; it replaces the URL's
+    /// A file that contains the password, for instance in a container; it replaces the password in the URL
     #[arg(long, env = "AMQP_PASSWORD_FILE", value_name = "FILE")]
     password_file: Option<PathBuf>,
 
-    /// Tell more on stderr (-vv: everything)
+    /// Print more on stderr (-vv: everything)
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -103,11 +103,10 @@ impl BrokerArgs {
         Ok(options)
     }
 
-    /// Sends logs to stderr, so that stdout holds the lesson and nothing else: warnings and changes of the
-    /// connection, more with `-v` and `-vv`, or what the environment variable `RUST_LOG` asks for
-    /// (`RUST_LOG=common=debug`).
+    /// Sends logs to stderr, so that stdout contains only the lesson. Logs warnings and changes of the connection; with
+    /// `-v` and `-vv` more; or what the environment variable `RUST_LOG` asks for (`RUST_LOG=common=debug`).
     ///
-    /// A reader of stdout that goes away, as in `receive | head -1`, ends the program quietly.
+    /// If a reader of stdout goes away, as in `receive | head -1`, the program ends quietly.
     pub fn log_to_stderr(&self) {
         let usual = match self.verbose {
             0 => Targets::new().with_default(LevelFilter::WARN).with_target("common", LevelFilter::INFO),
@@ -137,14 +136,15 @@ impl BrokerArgs {
     }
 }
 
-/// Whether a terminal may get colours: not with `NO_COLOR` ([no-color.org](https://no-color.org)), nor on one that has none.
+/// Whether a terminal may get colours. Not with `NO_COLOR` ([no-color.org](https://no-color.org)), and not if the
+/// terminal has no colours.
 fn wants_colour(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     variable("NO_COLOR").is_none_or(|value| value.is_empty())
         && variable("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
-/// Reads the command line, as [`clap::Parser::parse`] does; but a mistake in it is told without a password. Clap shows
-/// the argument at which it stumbled, and that may be a URL.
+/// Reads the command line, as [`clap::Parser::parse`] does, but reports a mistake without a password. Clap shows the
+/// wrong argument, which may be a URL.
 pub fn parse<T: clap::Parser>() -> T {
     T::try_parse().unwrap_or_else(|error| {
         let text = error.to_string();
@@ -157,7 +157,7 @@ pub fn parse<T: clap::Parser>() -> T {
     })
 }
 
-/// What stands between `://` and the last `@` is user and password, whatever else is in there.
+/// Everything between `://` and the last `@` is user and password.
 fn without_password(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if scheme + 3 < at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
@@ -190,8 +190,8 @@ fn password_in(file: &Path) -> Result<String> {
     Ok(password.to_owned())
 }
 
-/// `println!` panics when stdout cannot be written. In a pipe whose reader has gone that is an ordinary end;
-/// otherwise (a full disk) it is an error that deserves a sentence and no backtrace.
+/// `println!` panics when stdout cannot be written. If stdout is a pipe whose reader has ended, this is a normal end.
+/// Otherwise (a full disk) it is an error, reported in one sentence without a backtrace.
 fn end_quietly_when_nobody_reads() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

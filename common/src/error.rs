@@ -1,4 +1,4 @@
-//! What can go wrong, said so that a person knows what to do.
+//! Errors. Each says what happened and what a person can do.
 
 use std::{error, fmt, ops::Deref, sync::Arc, time::Duration};
 
@@ -15,18 +15,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong between a program and its broker.
 ///
-/// `Display` is one complete sentence: what happened, where, the broker's own words where it said any,
-/// and what to do. Names and words of others in it are [`escaped`]. `Debug` has the variant's name before the sentence, for logs and
-/// panics; a `main` that returns [`MainResult`](crate::cli::MainResult) prints the sentence alone. `source` is the error below,
-/// where there is one: the I/O error of a [`Connect`](Self::Connect), or any error in an [`Other`](Self::Other). The sentence
-/// repeats its words. No variant ever contains a password.
+/// `Display` is one complete sentence: what happened, where, the broker's own words if there are any, and what to do.
+/// Names and words of others in it are [`escaped`]. `Debug` puts the variant's name in front of the sentence, for logs
+/// and panics. A `main` that returns [`MainResult`](crate::cli::MainResult) prints only the sentence. `source` is the
+/// underlying error, if there is one: the I/O error of a [`Connect`](Self::Connect), or any error in an
+/// [`Other`](Self::Other). The sentence repeats its words. No variant ever contains a password.
 ///
 /// ```
 /// # use common::Error;
 /// # fn handle(error: Error) {
 /// match error {
-///     Error::Unroutable(message) => println!("nobody listens to {}", message.routing_key),
-///     Error::Unconfirmed { .. } => println!("perhaps arrived: repeat it if twice does no harm"),
+///     Error::Unroutable(message) => println!("no queue is bound for {}", message.routing_key),
+///     Error::Unconfirmed { .. } => println!("perhaps arrived: repeat it if it may come twice"),
 ///     other => println!("{other}"),
 /// }
 /// # }
@@ -45,7 +45,7 @@ pub enum Error {
         source: Option<Cause>,
     },
 
-    /// The broker was reached, and turned this user or virtual host away.
+    /// The broker was reached, but it refused this user or virtual host.
     #[error("RabbitMQ at {} refused the connection: {}", escaped(address), escaped(reason))]
     LoginRefused {
         /// `host:port` as it was asked for.
@@ -54,7 +54,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// The connection broke. What was asked for had not been sent, or its answer was lost.
+    /// The connection broke. The request was not sent, or its answer was lost.
     #[error("the connection to RabbitMQ was lost: {}", escaped(reason))]
     Lost {
         /// The reply code, when it was the broker that closed it.
@@ -63,7 +63,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// The broker closed the channel, or for codes from 500 on the connection, because of something it was asked for.
+    /// Because of a request, the broker closed the channel, or the connection if the code is 500 or higher.
     #[error("{}: {code} {}{}", escaped(doing), escaped(text), hint(doing, *code, text))]
     Closed {
         /// What the program was doing, such as ``cannot declare queue `hello` ``.
@@ -79,7 +79,7 @@ pub enum Error {
     Cancelled {
         /// The queue it consumed from.
         queue: String,
-        /// Deliveries of the consumer were not acknowledged yet, so that the time for it can have been over.
+        /// Whether the consumer had unacknowledged deliveries, so that their acknowledgement may have been too late.
         unacknowledged: bool,
     },
 
@@ -97,30 +97,30 @@ pub enum Error {
         losses: u32,
     },
 
-    /// A mandatory message came back: no queue was bound for it.
+    /// A mandatory message was returned, because no queue was bound for it.
     #[error("{0}")]
     Unroutable(Box<Returned>),
 
-    /// The broker refused responsibility for a message, as a full queue with `x-overflow=reject-publish` does.
+    /// The broker refused a message, as a full queue with `x-overflow=reject-publish` does.
     #[error("RabbitMQ refused the message (basic.nack): a queue is full or failed; try again later")]
     Nacked,
 
-    /// A message was sent and its confirm never came: it may or may not have arrived.
+    /// A message was sent but its confirm never came. The message may or may not have arrived.
     #[error("the message was sent but not confirmed, so it may or may not have arrived: {}", escaped(reason))]
     Unconfirmed {
         /// Why there is no confirm.
         reason: String,
     },
 
-    /// A message was sent and did not arrive: RabbitMQ had refused another one on the same channel, and ignores what
-    /// follows until the channel is opened anew. Send it again.
+    /// A message was sent but did not arrive: RabbitMQ had refused another message on the same channel, and ignores all
+    /// later ones until the channel is reopened. Send it again.
     #[error("the message did not arrive, send it again: {reason}")]
     Ignored {
         /// The broker's words about the other message.
         reason: String,
     },
 
-    /// A deadline passed before anything was sent, or before the broker answered a question.
+    /// A deadline passed before something was sent, or before the broker answered.
     #[error("{}: no answer within {}{}", escaped(doing), seconds(*after), because(reason))]
     Timeout {
         /// What the program was doing.
@@ -131,11 +131,12 @@ pub enum Error {
         reason: String,
     },
 
-    /// This session of the channel has ended; its successor has another one.
-    #[error("this channel was closed and opened anew; what belonged to its past is settled by RabbitMQ")]
+    /// This session of the channel has ended. Its successor runs the setup again, with a new
+    /// [`SetupChannel`](crate::SetupChannel).
+    #[error("this session of the channel has ended; use the SetupChannel of the new session")]
     Stale,
 
-    /// An argument that the protocol does not allow: nothing was sent.
+    /// An argument that the protocol does not allow. Nothing was sent.
     #[error("{}", escaped(.0))]
     Invalid(String),
 
@@ -155,7 +156,7 @@ pub enum Error {
     #[error("the server answered with an error: {0}")]
     Remote(RemoteError),
 
-    /// Anything else, such as what a setup or a handler of the program itself reports.
+    /// Any other error, for instance one that a setup or a handler of the program returns.
     #[error("{}", escaped(reason))]
     Other {
         /// What happened, with the words of `source`.
@@ -238,13 +239,13 @@ impl Error {
         Self::Lost { code: None, reason: reason.into() }
     }
 
-    /// The broker closed the connection with words that name what this call asked for: then it is the call's own error, and
-    /// no loss to be tried again.
+    /// The broker closed the connection with words that name what this call asked for. Then this is the call's own
+    /// error, and not a loss after which it would be tried again.
     pub(crate) fn blame(self, doing: impl Fn() -> String, words: &str) -> Self {
         match self {
             Self::Lost { code: Some(code @ 500..), reason } if reason.contains(words) => {
                 let (_, text) = reason.split_once(&format!("{code} ")).unwrap_or(("", &reason));
-                // Of a deprecated feature it says more lines than fit: the first one says which.
+                // For a deprecated feature the broker sends several lines. The first line names it.
                 let text = text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned();
                 Self::Closed { doing: doing(), code, text }
             }
@@ -252,19 +253,19 @@ impl Error {
         }
     }
 
-    /// The connection went away, through no fault of what was asked: worth another try when it is back.
+    /// The connection was lost for a reason that is not the call's. The call may be tried again on the next connection.
     pub(crate) fn is_loss(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Stale)
     }
 
-    /// The broker closed the connection over something that a program asked for on it (AMQP 0-9-1, section 1.2
-    /// "Constants": the "hard" errors, except 320, an operator's wish).
+    /// The broker closed the connection because of something that a program asked for on it (AMQP 0-9-1, section 1.2
+    /// "Constants": the "hard" errors, except 320, with which an operator closes a connection).
     pub(crate) fn is_connection_exception(&self) -> bool {
         matches!(self, Self::Lost { code: Some(500..), .. })
     }
 }
 
-/// amqprs's errors rarely say why (`AMQPRS.md`, "Errors without a reason"); the reason, where there is one, is in our own
+/// amqprs's errors rarely say why (`AMQPRS.md`, "Errors without a reason"). If there is a reason, it is in our own
 /// variants.
 impl From<amqprs::error::Error> for Error {
     fn from(error: amqprs::error::Error) -> Self {
@@ -279,16 +280,16 @@ impl From<std::num::TryFromIntError> for Error {
     }
 }
 
-/// A mandatory message that came back (AMQP 0-9-1, `basic.return`).
+/// A mandatory message that was returned (AMQP 0-9-1, `basic.return`).
 #[derive(Debug, Clone)]
 pub struct Returned {
     /// The reply code: 312 (`NO_ROUTE`).
     pub code: u16,
     /// The broker's words.
     pub text: String,
-    /// The exchange it was published to.
+    /// The exchange that it was published to.
     pub exchange: String,
-    /// The routing key it was published with.
+    /// The routing key that it was published with.
     pub routing_key: String,
     /// The message's properties, as published.
     pub properties: BasicProperties,

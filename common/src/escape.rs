@@ -1,18 +1,18 @@
-//! Text of strangers, made fit for a terminal and a log.
+//! Makes text from strangers safe for a terminal and a log.
 
 use std::{
     borrow::Cow,
     fmt::{self, Write},
 };
 
-/// Shows text from another program safely: what would move the cursor, colour the terminal, begin another line or
-/// turn the direction of the text around is written as an escape, such as `\n` or `\u{1b}`. Letters of all scripts,
+/// Shows text from another program safely. What would move the cursor, colour the terminal, begin another line or
+/// reverse the direction of the text is written as an escape, such as `\n` or `\u{1b}`. Letters of all scripts,
 /// combining marks and emoji stay as they are.
 ///
-/// Escaped are all control characters (ASCII's and those from U+0080 to U+009F, tab and line break included), the line
-/// and paragraph separators U+2028 and U+2029, and the characters that control the direction of text (Unicode's property
-/// `Bidi_Control`). What is not UTF-8 appears as U+FFFD. With `{}` a backslash stays a backslash, so the result is
-/// for reading, not for decoding. `{:?}` adds quotes, and escapes quotes and backslashes inside.
+/// It escapes all control characters (those of ASCII and those from U+0080 to U+009F, also tab and line break), the
+/// line and paragraph separators U+2028 and U+2029, and the characters that control the direction of text (Unicode's
+/// property `Bidi_Control`). Bytes that are not UTF-8 appear as U+FFFD. With `{}` a backslash stays a backslash, so the
+/// result is for reading, not for decoding. `{:?}` adds quotes, and escapes quotes and backslashes inside.
 ///
 /// It takes a `&str`, a `&String` or bytes. For the body of a message there is [`Message::display`](crate::Message::display).
 ///
@@ -36,7 +36,7 @@ impl Escaped<'_> {
     fn write(&self, f: &mut fmt::Formatter<'_>, also: &[char]) -> fmt::Result {
         let text: Cow<'_, str> = String::from_utf8_lossy(self.0);
         let mut rest = &*text;
-        // Whole pieces at a time: nearly always there is nothing to escape.
+        // Writes whole pieces at a time, because there is rarely anything to escape.
         while let Some(at) = rest.find(|character| is_control(character) || also.contains(&character)) {
             let (before, from) = rest.split_at(at);
             f.write_str(before)?;
@@ -68,7 +68,7 @@ impl fmt::Debug for Escaped<'_> {
     }
 }
 
-/// Rust's own `{:?}` escapes more: combining marks and the joiners inside of emoji, which are letters to their readers.
+/// Rust's own `{:?}` escapes more: also combining marks and the joiners inside emoji, which readers need as they are.
 fn is_control(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -77,7 +77,7 @@ fn is_control(character: char) -> bool {
         )
 }
 
-/// What a user typed, for a message: on one line, and not too long.
+/// Text that a user typed, for a message: on one line, and not too long.
 pub(crate) fn shortened(text: &str) -> String {
     const MOST: usize = 60;
     let mut shortened: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();

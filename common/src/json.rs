@@ -1,5 +1,5 @@
-//! Writing JSON. It has no infinity and no NaN: serde_json writes `null` for them, which the other side would take for a
-//! result.
+//! Writes JSON. JSON has no infinity and no NaN: serde_json writes `null` for them, and the other side would take this
+//! for a result.
 
 use std::fmt::Display;
 
@@ -9,26 +9,26 @@ use serde::ser::{
 };
 use serde_json::{Error, Result};
 
-/// Writes a value as JSON; an error when there is a number in it, however deep, that JSON does not have.
+/// Writes a value as JSON. An error if it contains, at any depth, a number that JSON does not have.
 pub(crate) fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
     value.serialize(Finite)?;
     serde_json::to_vec(value)
 }
 
-/// Named arguments as JSON, which have to be an object; none (`()`) are an empty one.
+/// Named arguments as JSON. They must be an object. No arguments (`()`) become an empty object.
 pub(crate) fn object(arguments: &impl Serialize) -> crate::Result<Vec<u8>> {
     match to_json(arguments) {
         Ok(none) if none == b"null" => Ok(b"{}".to_vec()),
         Ok(object) if object.starts_with(b"{") => Ok(object),
         Ok(other) => {
             let other = String::from_utf8_lossy(&other);
-            Err(crate::Error::Invalid(format!("the arguments must be a JSON object, with names, and not {other}")))
+            Err(crate::Error::Invalid(format!("the arguments must be a JSON object with names, not {other}")))
         }
         Err(error) => Err(crate::Error::Invalid(format!("the arguments cannot be written as JSON: {error}"))),
     }
 }
 
-/// A serializer that writes nothing: it only looks at the numbers.
+/// A serializer that writes nothing. It only checks the numbers.
 #[derive(Clone, Copy)]
 struct Finite;
 

@@ -1,4 +1,5 @@
-//! The connection manager: one connection, shared, lazy, and back after every loss.
+//! The connection manager: one shared connection, which is opened when it is first needed and reopened after every
+//! loss.
 
 use std::{
     collections::HashMap,
@@ -13,20 +14,20 @@ use crate::{
     connection::handle::ConnectionHandle,
 };
 
-/// How long those who work on deliveries may take to settle what is done, at the end: no longer than writing does.
+/// How long workers and RPC servers may take at the end to settle what is done. Not longer than a write may take.
 const LAST_ACKS: Duration = Duration::from_secs(1);
 
 /// Owns the connection to one broker, and hands out named channels on it.
 ///
-/// Cheap to clone; all clones share the connection. Nothing is dialled before the first channel is asked for.
-/// After a loss the connection comes back by itself, with everything that the channels' setups declare.
+/// Cheap to clone; all clones share the connection. It connects when the first channel is asked for. After a loss it
+/// reconnects by itself, and restores everything that the channels' setups declare.
 ///
-/// A program that publishes and consumes should have two, one for each: while RabbitMQ is short of memory or disk, it
-/// [reads nothing](https://www.rabbitmq.com/docs/alarms) from a connection that publishes. Consumers on the same connection
-/// cannot acknowledge then, and soon get nothing more.
+/// A program that publishes and consumes should have two connection managers, one for each. While RabbitMQ is short of
+/// memory or disk, it [reads nothing](https://www.rabbitmq.com/docs/alarms) from a connection that publishes. Then
+/// consumers on the same connection cannot acknowledge, and soon get no more messages.
 ///
-/// Call [`close_all`](Self::close_all) at the end. Dropping the last clone, and the channels and consumers made
-/// from it, ends the tasks and the connection too, but does not wait for anything.
+/// Call [`close_all`](Self::close_all) at the end. If you drop the last clone, and the channels and consumers made from
+/// it, the tasks and the connection end, too. But this does not wait for anything.
 ///
 /// ```no_run
 /// # async fn example() -> common::Result<()> {
@@ -43,21 +44,21 @@ const LAST_ACKS: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct ConnectionManager {
     handle: Arc<ConnectionHandle>,
-    /// By name. Each is kept alive by its own task.
+    /// The channels by name. Each is kept alive by its own task.
     channels: Arc<Mutex<HashMap<String, Arc<ChannelCore>>>>,
 }
 
 impl ConnectionManager {
-    /// A manager for the broker described by `options`. Dials nothing yet.
+    /// A manager for the broker described by `options`. It does not connect yet.
     pub fn new(options: ConnectOptions) -> Self {
         Self { handle: ConnectionHandle::new(options), channels: Arc::default() }
     }
 
-    /// The channel of that name: the open one, or a new one if it was closed or never asked for. Channels are in
+    /// The channel with this name: the open one, or a new one if it was closed or never asked for. Channels are in
     /// [confirm mode](https://www.rabbitmq.com/docs/confirms#publisher-confirms).
     ///
-    /// The first channel opens the connection; however many tasks ask at once, there is one connection, and one
-    /// channel for each name.
+    /// The first channel opens the connection. Even if many tasks ask at the same time, there is only one connection,
+    /// and one channel for each name.
     ///
     /// # Errors
     /// [`Connect`](Error::Connect) or [`LoginRefused`](Error::LoginRefused) when the first connection cannot be made (with
@@ -67,9 +68,9 @@ impl ConnectionManager {
         self.named_channel(name, true).await
     }
 
-    /// A channel without publisher confirms, for messages whose loss does no harm: publishing resolves when the message
-    /// is handed to the connection. Otherwise as [`channel`](Self::channel), whose names it shares: ask for a name in
-    /// one way only.
+    /// A channel without publisher confirms, for messages that may be lost without harm: publishing ends when the
+    /// message is handed to the connection. Otherwise like [`channel`](Self::channel). Both share their names, so ask
+    /// for a name always in the same way.
     ///
     /// ```no_run
     /// use common::amqprs::{BasicProperties, channel::BasicPublishArguments};
@@ -96,7 +97,7 @@ impl ConnectionManager {
                 }
                 Some(core) => core.clone(),
                 None => {
-                    // Names may be made up for one use each.
+                    // A program may make up names that it uses only once.
                     channels.retain(|_, core| !core.has_ended());
                     let core = ChannelCore::start(name, &self.handle.core, confirms);
                     channels.insert(name.to_owned(), core.clone());
@@ -109,7 +110,7 @@ impl ConnectionManager {
         Ok(channel)
     }
 
-    /// What happens to the connection from now on. The first event is its present state, if it was ever up.
+    /// What happens to the connection from now on. If it was ever up, the first event is its present state.
     pub fn events(&self) -> Events {
         Events::of(&self.handle.core.events)
     }
@@ -127,10 +128,10 @@ impl ConnectionManager {
         self.handle.core.closing.is_cancelled()
     }
 
-    /// Waits until the connection is up, and every channel and consumer made from this manager is set up on it. Makes the
-    /// first connection if there was none.
+    /// Waits until the connection is up, and every channel and consumer made from this manager is set up on it.
+    /// Connects if there was no connection yet.
     ///
-    /// [`Event::Recovered`](crate::Event::Recovered) tells of the connection only, which comes first.
+    /// [`Event::Recovered`](crate::Event::Recovered) only reports the connection, which is restored first.
     ///
     /// ```no_run
     /// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
@@ -173,11 +174,11 @@ impl ConnectionManager {
             .unwrap_or_else(|_| Err(core.timed_out("not all channels and consumers are ready")))
     }
 
-    /// Ends everything, in order: what workers and RPC servers have done is settled, consumers are cancelled, outstanding
-    /// confirms awaited, channels closed, then the connection. Each step is bounded, by the operation timeout at most.
-    /// Afterwards this manager is of no more use.
+    /// Ends everything in order. Workers and RPC servers settle what they have done. Consumers are cancelled,
+    /// outstanding confirms awaited, channels closed, and then the connection. Each step has a deadline, at most the
+    /// operation timeout. Afterwards this manager cannot be used any more.
     ///
-    /// Called by several tasks at once, or again, it waits for the same end.
+    /// If several tasks call it, or it is called again, all calls wait for the same end.
     ///
     /// # Errors
     /// [`Unconfirmed`](Error::Unconfirmed) when messages were still without a confirm at the end.
@@ -206,7 +207,7 @@ impl ConnectionManager {
         core.stop.cancel();
         core.supervisor.close();
         let ended = timeout(patience, core.supervisor.wait()).await;
-        // Where nothing was ever dialled, no supervisor says it.
+        // If it never connected, there is no supervisor that reports the end.
         core.events.send_if_modified(|event| match event {
             Some(Event::Closed) => false,
             event => {
@@ -221,7 +222,7 @@ impl ConnectionManager {
                 Err(Error::Unconfirmed { reason: format!("the connection was closed with {count} unconfirmed") })
             }
             _ => Err(Error::Timeout {
-                doing: "cannot close the connection in an orderly way".into(),
+                doing: "cannot close the connection cleanly".into(),
                 after: patience,
                 reason: "RabbitMQ is silent".into(),
             }),

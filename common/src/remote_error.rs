@@ -1,4 +1,4 @@
-//! The error of the other side of a remote procedure call, as it travels.
+//! The error of the other side of a remote procedure call, in the form in which it is sent.
 
 use std::{any::type_name, error, fmt};
 
@@ -9,7 +9,8 @@ use crate::escaped;
 
 /// What went wrong at the other side of a remote procedure call: its kind, its words, and its arguments.
 ///
-/// `Display` shows it on one line, [`escaped`]. A handler returns it for an error of its own; `?` makes one of any other error.
+/// `Display` shows it on one line, [`escaped`]. A handler can return it as its own error. `?` makes it from any other
+/// error.
 ///
 /// ```
 /// use common::RemoteError;
@@ -24,22 +25,22 @@ use crate::escaped;
 /// assert_eq!(half("abc").unwrap_err().to_string(), "ParseIntError: invalid digit found in string");
 /// assert_eq!(half("7").unwrap_err().to_string(), "OddNumber: 7 has no half");
 /// ```
-// Not a `std::error::Error` itself: else it could not be made of every other one.
+// It is not a `std::error::Error` itself. Otherwise it could not be made from every other error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RemoteError {
-    /// Its kind, by which a caller can act: the name of an exception in Python, of an error type in Rust. Empty when
-    /// the other side sent only a text.
+    /// Its kind, which a caller can match: the name of an exception in Python, of an error type in Rust. Empty if the
+    /// other side sent only a text.
     #[serde(rename = "type", default)]
     pub kind: String,
     /// What happened, for people.
     pub message: String,
-    /// What the error was made with, as JSON; often the message alone.
+    /// The arguments that the error was made with, as JSON. Often only the message.
     #[serde(default)]
     pub args: Vec<Value>,
 }
 
 impl RemoteError {
-    /// An error of this kind, with the message for its only argument.
+    /// An error of this kind. Its only argument is the message.
     pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { kind: kind.into(), args: vec![message.clone().into()], message }
@@ -48,7 +49,7 @@ impl RemoteError {
 
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Python's `repr` has the kind in it: ZeroDivisionError('division by zero').
+        // Python's `repr` contains the kind: ZeroDivisionError('division by zero').
         if self.message.starts_with(&self.kind) {
             write!(f, "{}", escaped(&self.message))
         } else {

@@ -235,7 +235,7 @@ async fn a_broker_that_wants_a_certificate_gets_one_or_says_so() -> Result<()> {
         let key = stage.write(&format!("{name}.key"), &identity.key)?;
         Ok(format!("certfile={}&keyfile={}", certificate.display(), key.display()))
     };
-    fails(&url, &["certificate of the client", "`certfile` and `keyfile`"]).await?;
+    fails(&url, &["client certificate", "`certfile` and `keyfile`"]).await?;
     let foreign = files(&Authority::new("somebody else")?.client("till")?, "foreign")?;
     fails(&format!("{url}&{foreign}"), &["does not accept the client's certificate"]).await?;
 

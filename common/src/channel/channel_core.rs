@@ -1,4 +1,4 @@
-//! The task that keeps a channel open: opened, prepared and opened again for as long as it is wanted.
+//! The task that keeps a channel open: it opens the channel, runs its setup, and reopens it as long as it is wanted.
 
 use std::sync::{
     Arc,
@@ -25,7 +25,7 @@ use crate::{
 /// What all clones of a channel share with the task that keeps it open.
 pub(crate) struct ChannelCore {
     pub name: String,
-    /// No other channel of this program has it.
+    /// The channel's number. No other channel of this program has it.
     pub number: u64,
     pub confirms: bool,
     pub connection: Arc<ConnectionCore>,
@@ -39,15 +39,15 @@ pub(crate) struct ChannelCore {
 #[derive(Clone)]
 enum ChannelState {
     Open(Arc<Session>),
-    /// Being opened, with the last error if there was one.
+    /// The channel is being opened. With the last error, if there was one.
     Opening(Option<Error>),
-    /// Closed for good, with the number of messages that were left without a confirm.
+    /// The channel was closed by the program. With the number of messages that were left without a confirm.
     Closed(usize),
-    /// RabbitMQ does not allow this channel: it was never open.
+    /// RabbitMQ does not allow this channel, and it was never open.
     NotAllowed(Error),
 }
 
-/// A step of a channel's setup, to be run for the first time.
+/// A step of a channel's setup, for its first run.
 pub(crate) struct NewStep {
     pub step: Function<()>,
     pub first_run: FirstRun,
@@ -76,12 +76,12 @@ impl ChannelCore {
         self.closing.is_cancelled()
     }
 
-    /// Whether it is closed, and nothing of it is left.
+    /// Whether the channel is closed and its task has ended.
     pub fn has_ended(&self) -> bool {
         matches!(*self.state.borrow(), ChannelState::Closed(_) | ChannelState::NotAllowed(_))
     }
 
-    /// Waits until the channel is closed; tells how many messages were left without a confirm.
+    /// Waits until the channel is closed. Returns how many messages were left without a confirm.
     pub async fn closed(&self) -> usize {
         let mut state = self.state.subscribe();
         let closed =
@@ -129,7 +129,7 @@ impl ChannelCore {
     }
 }
 
-/// The channel's task: opens it, runs its setup, watches over it, and closes it.
+/// The channel's task: opens it, runs its setup, watches it, and closes it.
 async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedReceiver<NewStep>) {
     let _owner = channel.connection.owners.one_more();
     let mut steps: Vec<Function<()>> = Vec::new();
@@ -176,7 +176,7 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
             }
             continue;
         }
-        // Closing: what was published is confirmed first.
+        // Before closing, wait for the confirms.
         let _ = timeout(channel.connection.options.operation_timeout, session.state.pending_confirms.drained()).await;
         let unconfirmed = session.state.pending_confirms.waiting();
         session.close().await;
@@ -186,7 +186,7 @@ async fn keep_open(channel: Arc<ChannelCore>, mut new_steps: mpsc::UnboundedRece
     channel.state.send_replace(ChannelState::Closed(0));
 }
 
-/// Until the session is lost: the reason. `None` when the channel has to close.
+/// Waits until the session is lost, and returns the reason. `None` when the channel has to close.
 async fn serve(
     channel: &ChannelCore,
     session: &Arc<Session>,
@@ -214,7 +214,7 @@ async fn run_new_steps(
         };
         let outcome = tokio::select! {
             outcome = step.run(session, channel.connection.options.operation_timeout) => outcome,
-            // The caller has gone, and with it the wish.
+            // The caller has been dropped, so the step is not kept.
             () = answer.closed() => continue,
         };
         match outcome {

@@ -1,4 +1,4 @@
-//! `basic.get`: one message, for a caller who may go before it comes.
+//! `basic.get`: fetches one message for a caller that may be dropped before it comes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     session::Session,
 };
 
-/// When a channel has ended, it is certain after this time whether there was an answer to a call.
+/// How long after the end of a channel it may take until it is certain whether a call had an answer.
 const ANSWERED_OR_NOT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn get(
@@ -25,7 +25,7 @@ pub(crate) async fn get(
     let call = move |raw: RawChannel| async move {
         let message = raw.basic_get(arguments).await?.map(fetched);
         let delivery = message.map(|message| Delivery::from_get(message, on, no_ack));
-        // When the caller has gone, the message goes back to its queue.
+        // If the caller has been dropped, the message goes back to its queue.
         drop(sender.send(Fetched { delivery, core }));
         Ok(())
     };
@@ -36,7 +36,7 @@ pub(crate) async fn get(
             error => return Err(error),
         },
     };
-    // Taken without acknowledgement, a message comes only once, and it may have come just before the channel ended.
+    // Without acknowledgement a message is delivered only once, and it may have come just before the channel ended.
     let patience = match failure {
         None | Some(Error::Stale | Error::Lost { .. }) => ANSWERED_OR_NOT,
         Some(_) => Duration::ZERO,
@@ -54,17 +54,17 @@ pub(crate) async fn get(
 
 fn explained(error: Error, queue: &str, doing: impl Fn() -> String) -> Error {
     match error {
-        // RabbitMQ would have said why, if it had closed it.
+        // If RabbitMQ had closed it, it would have said why.
         Error::Lost { code: None, reason } => Error::lost(format!(
             "{reason}; if it happens each time, look at the first message of queue `{queue}` in the management page: a \
              header of it may not be UTF-8"
         )),
-        // RabbitMQ closes the whole connection for a stream.
+        // RabbitMQ closes the whole connection if the queue is a stream.
         error => error.blame(doing, &broker_words::queue(queue)),
     }
 }
 
-/// What `basic.get` brought, for a caller who may have gone meanwhile.
+/// The result of `basic.get`, for a caller that may have been dropped meanwhile.
 struct Fetched {
     delivery: Option<Delivery>,
     core: Arc<ConnectionCore>,

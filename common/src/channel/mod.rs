@@ -33,10 +33,10 @@ use crate::{
 /// A channel: declares, publishes, consumes and gets. Cheap to clone; all clones are the same channel.
 ///
 /// Made by [`ConnectionManager::channel`](crate::ConnectionManager::channel). When the connection is lost, or the
-/// broker closes the channel, it is opened again: in confirm mode, and after its [`setup`](Self::setup) steps ran.
+/// broker closes the channel, the channel is reopened in confirm mode, and its [`setup`](Self::setup) steps run again.
 ///
-/// Every call may be dropped at any point, for instance by `tokio::time::timeout`, and has the options' operation
-/// timeout for its deadline.
+/// You may drop any call at any point, for instance by `tokio::time::timeout`. Every call has the operation timeout of
+/// the options as its deadline.
 #[derive(Clone)]
 pub struct Channel {
     pub(crate) core: Arc<ChannelCore>,
@@ -48,7 +48,7 @@ impl Channel {
         Self { core, handle }
     }
 
-    /// The name it was asked for by.
+    /// The name of the channel.
     pub fn name(&self) -> &str {
         &self.core.name
     }
@@ -66,8 +66,8 @@ impl Channel {
         self.core.is_closed()
     }
 
-    /// Adds a step to what this channel declares: it runs now, and again, after the earlier steps, each time the
-    /// channel is opened anew.
+    /// Adds a step to the setup of this channel. It runs now, and again after the earlier steps each time the channel
+    /// is reopened.
     ///
     /// ```no_run
     /// # async fn example(channel: common::Channel) -> common::Result<()> {
@@ -80,14 +80,15 @@ impl Channel {
     /// # }
     /// ```
     ///
-    /// It runs in a task on the Tokio runtime that `setup` is called on, and each run has the operation timeout for its
-    /// deadline. A step is kept until the channel is closed, so call this once for each thing that the channel needs, and
-    /// not once for each message: what is needed once only is declared on the channel itself. The step declares with the
-    /// [`SetupChannel`] it is given; it cannot use the channel that it sets up, which waits for it.
+    /// It runs in a task on the Tokio runtime that `setup` is called on. The deadline of each run is the operation
+    /// timeout. A step is kept until the channel is closed. So call this once for each thing that the channel needs,
+    /// not once for each message. What is needed only once can be declared on the channel itself. The step declares
+    /// with its [`SetupChannel`]. It must not use the channel that it sets up, because that channel waits for it.
     ///
     /// # Errors
-    /// The step's own error, or that it panicked or did not end in time; it is then not kept, and neither is it when this
-    /// call is dropped. Later failures are logged and retried. [`Invalid`](Error::Invalid) outside a Tokio runtime.
+    /// The step's own error, or that it panicked or did not end in time. Then the step is not kept. It is not kept
+    /// either if this call is dropped. Later failures are logged and retried. [`Invalid`](Error::Invalid) outside a
+    /// Tokio runtime.
     pub async fn setup<F, Fut>(&self, step: F) -> Result<()>
     where
         F: Fn(SetupChannel) -> Fut + Send + Sync + 'static,
@@ -97,20 +98,20 @@ impl Channel {
         self.session().await?;
         let (answer, answered) = oneshot::channel();
         let _ = self.core.steps.send(NewStep { step, first_run: FirstRun::default(), answer });
-        // Each run has its own deadline; this one is for the time between them.
+        // Each run has its own deadline. This deadline is for the time between the runs.
         match timeout(self.core.connection.options.operation_timeout * 2, answered).await {
             Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))),
             Err(_) => Err(self.core.timed_out("cannot run a setup")),
         }
     }
 
-    /// Starts consuming, on an AMQP channel of its own. `subscribe` declares what it needs and says what to consume;
-    /// it runs now, and again each time the consumer has to be opened anew.
+    /// Starts consuming, on a separate AMQP channel. `subscribe` declares what it needs and returns what to consume. It
+    /// runs now, and again each time the consumer is reopened.
     ///
-    /// Without a `basic_qos` of its own, a consumer with manual acknowledgement gets a prefetch of 100.
+    /// If `subscribe` calls no `basic_qos`, a consumer with manual acknowledgement gets a prefetch of 100.
     ///
-    /// `subscribe` runs in a task on the Tokio runtime that `consume` is called on, and each run has the operation timeout for
-    /// its deadline. Exclusive queues that RabbitMQ names for it are deleted when the [`Consumer`] is dropped.
+    /// `subscribe` runs in a task on the Tokio runtime that `consume` is called on. The deadline of each run is the
+    /// operation timeout. Exclusive queues that RabbitMQ has named for it are deleted when the [`Consumer`] is dropped.
     ///
     /// ```no_run
     /// use amqprs::channel::BasicConsumeArguments;
@@ -132,7 +133,7 @@ impl Channel {
     /// ```
     ///
     /// # Errors
-    /// The first run's own error, or that it panicked or did not end in time. Later failures are logged and retried.
+    /// The error of the first run, or that it panicked or did not end in time. Later failures are logged and retried.
     /// [`Invalid`](Error::Invalid) outside a Tokio runtime.
     pub async fn consume<F, Fut>(&self, subscribe: F) -> Result<Consumer>
     where
@@ -143,7 +144,7 @@ impl Channel {
         consumer::start(self.handle.clone(), self.name(), Function::new(subscribe, None)?).await
     }
 
-    /// [`consume`](Self::consume) for a `subscribe` that takes a value, cloned for each run.
+    /// Like [`consume`](Self::consume), for a `subscribe` that takes a value. The value is cloned for each run.
     ///
     /// # Errors
     /// As [`consume`](Self::consume).
@@ -156,10 +157,10 @@ impl Channel {
         self.consume(move |setup| subscribe(setup, value.clone())).await
     }
 
-    /// Fetches one message, or `None` when the queue is empty (`basic.get`). For many messages, consume.
+    /// Fetches one message, or `None` if the queue is empty (`basic.get`). For many messages, consume instead.
     ///
-    /// Dropped half-way, it gives a message that comes too late back to its queue. With `no_ack` that message is lost,
-    /// because RabbitMQ has forgotten it.
+    /// If you drop it before it returns, a message that comes too late goes back to its queue. With `no_ack` that
+    /// message is lost, because RabbitMQ has already forgotten it.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) with 404 when there is no such queue. [`Lost`](Error::Lost) when the connection broke: with
@@ -169,8 +170,8 @@ impl Channel {
         self.on_session(|session| get(self.core.connection.clone(), session, arguments.clone())).await
     }
 
-    /// Closes the channel after its outstanding confirms, bounded by the operation timeout. Its consumers, which have
-    /// channels of their own, go on. The manager opens a new one when it is asked for this name again.
+    /// Waits for outstanding confirms, at most for the operation timeout, and closes the channel. Its consumers have
+    /// their own AMQP channels and continue. If you ask the manager for this name again, it opens a new channel.
     ///
     /// # Errors
     /// [`Unconfirmed`](Error::Unconfirmed) when messages were still without a confirm at the end.
@@ -182,7 +183,7 @@ impl Channel {
         }
     }
 
-    /// An AMQP channel beside this one, without confirms, for one use.
+    /// A separate AMQP channel without confirms, for one use.
     pub(crate) async fn extra_session(&self) -> Result<Arc<Session>> {
         let core = &self.core.connection;
         let open = async {
@@ -192,8 +193,8 @@ impl Channel {
         timeout_at(core.deadline(), open).await.unwrap_or_else(|_| Err(core.timed_out("cannot open a channel")))
     }
 
-    /// Runs a call on the current session; on the next one, if that ended through no fault of the call and before it was
-    /// carried out.
+    /// Runs a call on the current session. If the session ended for another reason and before the call was carried out,
+    /// runs the call on the next session.
     async fn on_session<T, Fut>(&self, call: impl Fn(Arc<Session>) -> Fut) -> Result<T>
     where
         Fut: Future<Output = Result<T>>,
@@ -206,12 +207,12 @@ impl Channel {
                 }
             }
         };
-        // Each call has its own deadline; this one is for the time between them.
+        // Each call has its own deadline. This deadline is for the time between them.
         let patience = self.core.connection.options.operation_timeout * 2;
         timeout(patience, repeat).await.unwrap_or_else(|_| Err(self.core.timed_out("cannot use the channel")))
     }
 
-    /// The current session, once there is one.
+    /// Waits for the current session.
     pub(crate) async fn session(&self) -> Result<Arc<Session>> {
         timeout_at(self.core.connection.deadline(), self.core.session())
             .await

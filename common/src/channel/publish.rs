@@ -1,4 +1,4 @@
-//! Publishing with confirms: numbered, bounded, and pipelined when asked.
+//! Publishing with confirms: messages are numbered and limited, and many can be in flight.
 
 use std::{
     future::Future,
@@ -28,25 +28,25 @@ use crate::{
     },
 };
 
-/// RabbitMQ closes a connection or channel over a message without saying which one. So often while the same one was on
-/// its way, it was that one.
+/// RabbitMQ may close a connection or channel because of a message without saying which one. After this many closes
+/// while the same message was in flight, we blame that message.
 const MOST_SUSPICIONS: u32 = 5;
 
 impl Channel {
-    /// Publishes a message and waits until the broker has taken responsibility for it
+    /// Publishes a message and waits until the broker has confirmed it: it is then responsible for the message
     /// ([publisher confirms](https://www.rabbitmq.com/docs/confirms#publisher-confirms)).
     ///
-    /// While the connection is down it waits for it. With `mandatory`, a message that no queue is bound for is an
-    /// error; without, the broker drops it and confirms.
+    /// While the connection is down, this waits for it. With `mandatory`, a message for which no queue is bound is an
+    /// error. Without, the broker drops the message and confirms it.
     ///
-    /// RabbitMQ [takes no messages](https://www.rabbitmq.com/docs/alarms) while it is short of memory or disk. It says
-    /// nothing then, and reads nothing more from this connection, not even the acks of its consumers. A warning is logged
-    /// after some 4 seconds without a confirm. Consume on a [`ConnectionManager`](crate::ConnectionManager) of its own, and
-    /// consuming goes on.
+    /// While RabbitMQ is short of memory or disk, it [takes no messages](https://www.rabbitmq.com/docs/alarms). It does
+    /// not report this, and reads nothing from this connection, not even the acks of its consumers. After some 4
+    /// seconds without a confirm a warning is logged. Use another [`ConnectionManager`](crate::ConnectionManager) for
+    /// consuming, and consuming continues.
     ///
-    /// The properties and headers have to fit into one frame, of 128 KiB unless the broker is configured otherwise. A
-    /// property of text, such as the correlation id, has 255 bytes at most: amqprs's `with_correlation_id` and its like
-    /// panic on a longer one, so check what comes from outside.
+    /// The properties and headers have to fit into one frame, which has 128 KiB unless the broker is configured
+    /// otherwise. A text property, such as the correlation id, has at most 255 bytes. amqprs's `with_correlation_id`
+    /// and the other builder methods panic on a longer one, so check texts from outside.
     ///
     /// # Errors
     /// - [`Unroutable`](Error::Unroutable): mandatory, and no queue took it.
@@ -67,11 +67,11 @@ impl Channel {
         async move { self.send_confirmed(message).await?.await }
     }
 
-    /// Publishes a message again and again until the broker has confirmed it: at least once, so perhaps twice. Drop it
-    /// to give up.
+    /// Publishes a message again and again until the broker has confirmed it. It arrives at least once, and perhaps
+    /// twice. To give up, drop the future.
     ///
-    /// For messages that must not be lost while the broker is away, and that do no harm when they come twice; a
-    /// `message_id` lets the receiver notice.
+    /// Use it for messages that must not be lost while the broker is down, and that may come twice without harm. With a
+    /// `message_id` the receiver can notice a repeat.
     ///
     /// ```no_run
     /// use common::amqprs::{BasicProperties, channel::BasicPublishArguments};
@@ -84,9 +84,10 @@ impl Channel {
     /// ```
     ///
     /// # Errors
-    /// Only what a repetition cannot fix: [`Unroutable`](Error::Unroutable), [`Closed`](Error::Closed) (no such exchange),
-    /// [`Invalid`](Error::Invalid), [`Shutdown`](Error::Shutdown); and [`Unconfirmed`](Error::Unconfirmed) with the broker's
-    /// words, when RabbitMQ ended the connection over something sent, five times while this message was on its way.
+    /// Only errors that a repetition cannot fix: [`Unroutable`](Error::Unroutable), [`Closed`](Error::Closed) (no such
+    /// exchange), [`Invalid`](Error::Invalid), [`Shutdown`](Error::Shutdown). And [`Unconfirmed`](Error::Unconfirmed)
+    /// with the broker's words, if RabbitMQ ended the connection because of something sent, five times while this
+    /// message was in flight.
     pub async fn publish_at_least_once(
         &self,
         arguments: BasicPublishArguments,
@@ -104,7 +105,7 @@ impl Channel {
                 Err(error) => (Err(error), None),
             };
             match outcome {
-                // It waits for the channel to be open again.
+                // This waits until the channel is open again.
                 Err(Error::Ignored { .. }) => {}
                 Err(
                     error @ (Error::Unconfirmed { .. } | Error::Lost { .. } | Error::Timeout { .. } | Error::Nacked),
@@ -120,8 +121,9 @@ impl Channel {
         }
     }
 
-    /// Hands a message to the connection and returns at once with its [`Confirm`], so that many can be on their way.
-    /// Waits only while the connection is down, or while 8,192 messages or 16 MiB are unconfirmed on this channel.
+    /// Hands a message to the connection and returns at once with its [`Confirm`], so that many messages can be in
+    /// flight. It waits only while the connection is down, or while 8,192 messages or 16 MiB are unconfirmed on this
+    /// channel.
     ///
     /// ```no_run
     /// # use amqprs::{BasicProperties, channel::BasicPublishArguments};
@@ -139,7 +141,7 @@ impl Channel {
     /// ```
     ///
     /// # Errors
-    /// As [`publish`](Self::publish); what concerns the broker's answer comes from the [`Confirm`].
+    /// As [`publish`](Self::publish). Errors in the broker's answer come from the [`Confirm`].
     pub fn publish_with_deferred_confirm(
         &self,
         arguments: BasicPublishArguments,
@@ -155,14 +157,14 @@ impl Channel {
         Ok(outcome)
     }
 
-    /// Both ends of a confirm. On a channel without confirms there is nothing to wait for.
+    /// Both ends of a confirm. On a channel without confirms there is no confirm to wait for.
     fn confirm(&self) -> (Option<ConfirmSender>, Confirm) {
         let (sender, outcome) = self.core.confirms.then(oneshot::channel).unzip();
         (sender.map(ConfirmSender::Outcome), Confirm(outcome))
     }
 
-    /// Sends a message on whichever session is open, and returns the state of that session. What becomes of the message is told
-    /// to `confirm`.
+    /// Sends a message on the session that is open, and returns the state of that session. `confirm` is told the
+    /// outcome.
     pub(crate) async fn send(
         &self,
         confirm: Option<ConfirmSender>,
@@ -181,7 +183,7 @@ impl Channel {
         }
     }
 
-    /// Sends a message on this session, and on no later one.
+    /// Sends a message on this session only.
     pub(crate) async fn send_on(
         &self,
         session: &Session,
@@ -198,7 +200,7 @@ impl Channel {
         }
     }
 
-    /// The message checked, with its share of what may be in flight.
+    /// Checks the message, and waits for its share of what may be in flight.
     async fn prepared(
         &self,
         deadline: Instant,
@@ -209,7 +211,7 @@ impl Channel {
         check(&message.arguments, &message.properties, &self.core.connection.options.virtual_host)?;
         if message.arguments.mandatory && confirm.is_none() {
             return Err(Error::Invalid(
-                "`mandatory` needs a channel with confirms, to tell of a returned message".into(),
+                "`mandatory` needs a channel with confirms, which can report a returned message".into(),
             ));
         }
         let weight = (message.body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
@@ -230,7 +232,7 @@ impl Channel {
     }
 }
 
-/// What RabbitMQ would answer by closing the channel or the connection is refused here.
+/// Refuses what RabbitMQ would answer by closing the channel or the connection.
 pub(crate) fn check(arguments: &BasicPublishArguments, properties: &BasicProperties, virtual_host: &str) -> Result<()> {
     check_name("exchange name", &arguments.exchange)?;
     check_name("routing key", &arguments.routing_key)?;
@@ -246,8 +248,8 @@ pub(crate) fn check(arguments: &BasicPublishArguments, properties: &BasicPropert
     }
 }
 
-/// The broker's answer to one published message: resolves when it has taken responsibility, or with the reason
-/// why not. Dropping it changes nothing about the message.
+/// The broker's answer to one published message. It resolves when the broker has confirmed the message, or with an
+/// error that says why not. Dropping it does not affect the message.
 #[must_use = "a message is safe only when its confirm has come"]
 #[derive(Debug)]
 pub struct Confirm(Option<oneshot::Receiver<Result<()>>>);
@@ -256,7 +258,7 @@ impl Future for Confirm {
     type Output = Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // On a channel without confirms there is nothing to wait for.
+        // On a channel without confirms there is no confirm to wait for.
         let Some(receiver) = &mut self.0 else { return Poll::Ready(Ok(())) };
         let answer = ready!(Pin::new(receiver).poll(context));
         Poll::Ready(answer.unwrap_or_else(|_| Err(Error::Unconfirmed { reason: "the channel has ended".into() })))

@@ -10,7 +10,7 @@ use crate::{
     session::setup_channel::{QueueDeclared, SetupChannel},
 };
 
-/// Each of these runs once, now. What has to be there after every loss, declare in a [`setup`](Channel::setup).
+/// Each of these methods runs once, now. Declare in a [`setup`](Channel::setup) what must exist again after every loss.
 ///
 /// ```no_run
 /// use common::{
@@ -43,7 +43,7 @@ impl Channel {
         self.once(arguments, |channel, arguments| async move { channel.queue_bind(arguments).await }).await
     }
 
-    /// Undoes a [`queue_bind`](Self::queue_bind) with the same arguments.
+    /// Removes the binding that [`queue_bind`](Self::queue_bind) made with the same arguments.
     ///
     /// # Errors
     /// Those of [`SetupChannel::queue_unbind`].
@@ -51,7 +51,7 @@ impl Channel {
         self.once(arguments, |channel, arguments| async move { channel.queue_unbind(arguments).await }).await
     }
 
-    /// Empties a queue, and tells how many messages were thrown away.
+    /// Deletes all messages of a queue, and returns how many there were.
     ///
     /// # Errors
     /// Those of [`SetupChannel::queue_purge`].
@@ -59,7 +59,7 @@ impl Channel {
         self.once(arguments, |channel, arguments| async move { channel.queue_purge(arguments).await }).await
     }
 
-    /// Deletes a queue, and tells how many messages went with it.
+    /// Deletes a queue, and returns how many messages it had.
     ///
     /// # Errors
     /// Those of [`SetupChannel::queue_delete`].
@@ -83,7 +83,7 @@ impl Channel {
         self.once(arguments, |channel, arguments| async move { channel.exchange_delete(arguments).await }).await
     }
 
-    /// Binds an exchange to another one, from which it then receives.
+    /// Binds an exchange to another one, from which it then gets messages.
     ///
     /// # Errors
     /// Those of [`SetupChannel::exchange_bind`].
@@ -91,7 +91,7 @@ impl Channel {
         self.once(arguments, |channel, arguments| async move { channel.exchange_bind(arguments).await }).await
     }
 
-    /// Undoes an [`exchange_bind`](Self::exchange_bind) with the same arguments.
+    /// Removes the binding that [`exchange_bind`](Self::exchange_bind) made with the same arguments.
     ///
     /// ```no_run
     /// use common::amqprs::channel::{ExchangeBindArguments, ExchangeUnbindArguments};
@@ -109,7 +109,7 @@ impl Channel {
         self.once(arguments, |channel, arguments| async move { channel.exchange_unbind(arguments).await }).await
     }
 
-    /// On the current session; on the next one, if that ended before.
+    /// Runs on the current session. If it ended before, runs on the next one.
     async fn once<A, T, Fut>(&self, arguments: A, call: impl Fn(SetupChannel, A) -> Fut) -> Result<T>
     where
         A: Clone,

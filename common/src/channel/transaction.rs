@@ -1,4 +1,4 @@
-//! AMQP transactions: several messages, all or none.
+//! AMQP transactions: either all messages arrive or none.
 
 use std::{future::Future, sync::Arc};
 
@@ -22,7 +22,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Adds a message. Nobody sees it before the commit.
+    /// Adds a message. It becomes visible with the commit.
     ///
     /// # Errors
     /// [`Lost`](Error::Lost), [`Closed`](Error::Closed) when the broker refused an earlier one, [`Invalid`](Error::Invalid),
@@ -35,7 +35,7 @@ impl Transaction {
     ) -> Result<()> {
         check(&arguments, &properties, &self.virtual_host)?;
         if arguments.mandatory {
-            // AMQP leaves open what it does in a transaction.
+            // AMQP does not define `mandatory` in a transaction.
             return Err(Error::Invalid("`mandatory` is not possible in a transaction".into()));
         }
         rebuild(&mut properties)?;
@@ -50,11 +50,12 @@ impl Transaction {
 }
 
 impl Channel {
-    /// Runs `work` in a transaction (AMQP 0-9-1, class `tx`): commits when it returns `Ok`, rolls back when it returns an
-    /// error or is dropped. On an AMQP channel of its own, since RabbitMQ does not mix transactions with confirms.
+    /// Runs `work` in a transaction (AMQP 0-9-1, class `tx`). Commits if it returns `Ok`; rolls back if it returns an
+    /// error or is dropped. It uses a separate AMQP channel, because RabbitMQ does not combine transactions with
+    /// confirms.
     ///
-    /// It is atomic for the messages of one queue only, and slow: prefer [`publish`](Self::publish), whose confirm says as
-    /// much ([RabbitMQ on transactions](https://www.rabbitmq.com/docs/semantics#tx)).
+    /// It is atomic only for the messages of one queue, and it is slow. Use [`publish`](Self::publish) instead, whose
+    /// confirm is as safe ([RabbitMQ on transactions](https://www.rabbitmq.com/docs/semantics#tx)).
     ///
     /// ```no_run
     /// # use amqprs::{BasicProperties, channel::BasicPublishArguments};
@@ -95,7 +96,7 @@ impl Channel {
                     Err(error) => Err(error),
                 }
             }
-            // Closing the channel rolls back.
+            // Closing the channel rolls the transaction back.
             Err(error) => Err(error),
         };
         session.close().await;

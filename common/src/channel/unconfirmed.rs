@@ -1,4 +1,4 @@
-//! Watches over the messages of a channel that are not confirmed: warns of a silent broker, and gives up in the end.
+//! Watches the unconfirmed messages of a channel. It warns if the broker is silent, and gives up at the deadline.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,18 +6,18 @@ use tokio::{sync::Semaphore, time::interval};
 
 use crate::{Error, deadline::SHORT_OF_RESOURCES, session::Session};
 
-/// What may be in flight on one channel, sent and not confirmed: so many bytes, and no more messages than fit when
-/// each counts at least [`LEAST_WEIGHT`] (8,192). Past that, publishing waits.
+/// How many bytes may be in flight on one channel, sent but not confirmed. Each message counts at least
+/// [`LEAST_WEIGHT`], so at most 8,192 messages are in flight. Beyond that, publishing waits.
 pub(crate) const MOST_BYTES_IN_FLIGHT: usize = 16 << 20;
 pub(crate) const LEAST_WEIGHT: usize = 2 << 10;
 
-/// So long without a confirm is worth a warning: it is seen within 5 s.
+/// After this time without a confirm, a warning is logged. It is noticed within 5 s.
 pub(crate) const SILENCE: Duration = Duration::from_secs(4);
 
 const NEVER_CONFIRMED: &str =
-    "RabbitMQ has confirmed nothing of all that may be unconfirmed here; opening the channel anew";
+    "RabbitMQ has confirmed none of the messages in flight, and no more may be unconfirmed; reopening the channel";
 
-/// Until it is dropped. `shares`: of what may be in flight on the channel `name`.
+/// Runs until it is dropped. `shares` are the channel's shares of what may be in flight.
 pub(crate) async fn watch_confirms<T>(name: &str, shares: &Arc<Semaphore>, session: &Session) -> T {
     let mut sweep = interval(Duration::from_secs(1).min(session.timeout / 4).max(Duration::from_millis(10)));
     let mut warned = false;
@@ -32,8 +32,8 @@ pub(crate) async fn watch_confirms<T>(name: &str, shares: &Arc<Semaphore>, sessi
             );
         }
         warned = silent;
-        // The broker confirms nothing, such as for a queue without its majority. All that may be in flight is given up, and
-        // would keep everything else from being published here.
+        // The broker confirms nothing, for instance for a queue without its majority. All messages in flight are given
+        // up, and they keep other messages from being published here. So reopen the channel.
         if session.state.pending_confirms.is_given_up(session.timeout) && shares.available_permits() < LEAST_WEIGHT {
             tracing::warn!("channel `{name}`: {NEVER_CONFIRMED}");
             session.state.end(Error::lost(NEVER_CONFIRMED));

@@ -1,7 +1,7 @@
 //! The channel numbers of one connection.
 //!
-//! amqprs would choose them itself; but it panics when they run out, and rounds the negotiated limit up to a multiple of
-//! eight (AMQPRS.md, "Channel numbers").
+//! amqprs can choose the numbers itself. But it panics when they run out, and rounds the negotiated limit up to a
+//! multiple of eight (AMQPRS.md, "Channel numbers").
 
 use std::{
     collections::HashMap,
@@ -30,13 +30,14 @@ struct Taken {
 enum Use {
     /// A channel has it.
     Open,
-    /// Free in a moment, when the channel is closed.
+    /// Free soon, when the channel has been closed.
     Closing,
     /// The broker closed the channel, and amqprs does not use the number again.
     Lost,
 }
 
-/// One of the numbers. Lost when it is dropped and not freed: amqprs has it in use, and its channel has gone.
+/// One of the numbers. It is lost if it is dropped without being freed, because amqprs still counts it as used although
+/// its channel has ended.
 pub(crate) struct Number {
     numbers: Arc<Numbers>,
     pub id: u16,
@@ -44,17 +45,17 @@ pub(crate) struct Number {
 }
 
 impl Numbers {
-    /// `channel_max` as negotiated; 0 is no limit.
+    /// `channel_max` as negotiated. 0 means no limit.
     pub fn new(channel_max: u16) -> Arc<Self> {
         let most = if channel_max == 0 { u16::MAX } else { channel_max };
         Arc::new(Self { most, taken: Mutex::default(), changed: Notify::new() })
     }
 
-    /// A free number; waits for one that is free in a moment.
+    /// A free number. Waits for one that will be free soon.
     ///
     /// # Errors
-    /// [`Error::ChannelLimit`] when all are used; [`Error::Stale`] when some of them are lost, so that another connection
-    /// has more.
+    /// [`Error::ChannelLimit`] when all numbers are used. [`Error::Stale`] when some of them are lost: a new connection
+    /// will have more.
     pub async fn take(self: &Arc<Self>) -> Result<Number> {
         loop {
             let changed = self.changed.notified();
@@ -93,7 +94,7 @@ impl Numbers {
 }
 
 impl Taken {
-    /// The one after the last that is free: one that was used a moment ago comes late.
+    /// The next free number after the last one, so that a number that was used a moment ago is not used again soon.
     fn next_free(&mut self, most: u16) -> Option<u16> {
         if self.uses.len() >= most.into() {
             return None;
@@ -108,13 +109,13 @@ impl Taken {
 impl Number {
     /// Its channel is about to be closed.
     pub fn closing(&self) {
-        // Unless the broker was faster.
+        // If the broker has not closed it before.
         if self.numbers.taken().uses.get(&self.id) == Some(&Use::Open) {
             self.numbers.set(self.id, Some(Use::Closing));
         }
     }
 
-    /// The broker has confirmed that its channel is closed, and amqprs knows it.
+    /// The broker has confirmed that the channel is closed, and amqprs has noticed it.
     pub fn free(mut self) {
         self.end = None;
     }

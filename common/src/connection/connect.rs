@@ -35,7 +35,7 @@ pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection> {
             Ok(connection) => return Ok(connection),
             Err(error) => {
                 tracing::debug!("{error}");
-                // A host that is not there says less than one that turned us away.
+                // If all hosts fail, report a host that refused the login rather than a host that is not there.
                 if !matches!(failure, Error::LoginRefused { .. }) {
                     failure = error;
                 }
@@ -74,7 +74,8 @@ async fn open(options: &ConnectOptions, host: &Host, tls: Option<Arc<ClientConfi
         Err(_) => return Err(failed(format!("its name was not resolved {within}; is this machine on the network?"))),
     };
     let silence = || failed(format!("no answer {within}; {}, and no firewall in between?", usual_port(options)));
-    // The probe tells a port nobody listens on from a broker that turns us away: amqprs's errors do not.
+    // The probe finds out whether nothing listens at the port or a broker refused the login. amqprs's errors do not say
+    // it.
     let address = match timeout_at(deadline, race(addresses, options.happy_eyeballs_delay)).await {
         Ok(address) => address.map_err(nobody)?,
         Err(_) => return Err(silence()),
@@ -102,27 +103,27 @@ impl Peer<'_> {
             arguments.credentials(SecurityCredentials::new_external());
         }
         if let Some(tls) = &self.tls {
-            // The certificate has to be for the name that was asked for, not for the address.
+            // The certificate must be for the name that was asked for, not for the address.
             let name = self.host.bare_name().to_owned();
             arguments.tls_adaptor(TlsAdaptor::new(TlsConnector::from(tls.clone()), name));
         }
         // amqprs panics when a broker says something unexpected about itself.
         match AssertUnwindSafe(Connection::open(&arguments)).catch_unwind().await {
             Ok(opened) => opened.map_err(|error| error.to_string()),
-            Err(_) => Err("it does not introduce itself as a broker does".into()),
+            Err(_) => Err("it does not answer as a broker does".into()),
         }
     }
 }
 
-/// What was negotiated may be more than amqprs can bear.
+/// Refuses negotiated values that amqprs cannot work with.
 fn usable(connection: Connection, host: &Host) -> Result<Connection> {
     check_frame_max(connection.frame_max(), host)?;
     check_heartbeat(connection.heartbeat(), host)?;
     Ok(connection)
 }
 
-/// The negotiated interval is the smaller one of both sides, or the broker's where ours is 0. With 1 second amqprs sends
-/// heartbeats without any pause.
+/// The negotiated interval is the smaller one of both sides, or the broker's if ours is 0. With 1 second, amqprs sends
+/// heartbeats without a pause.
 fn check_heartbeat(seconds: u16, host: &Host) -> Result<()> {
     if seconds >= 2 {
         return Ok(());
@@ -134,8 +135,8 @@ fn check_heartbeat(seconds: u16, host: &Host) -> Result<()> {
     Err(Error::connect(host.to_string(), reason))
 }
 
-/// The addresses in the order in which they are tried: `first` ones of the family that comes first, then the two
-/// families in turn (RFC 8305, section 4). With 0 they stay as they are.
+/// The addresses in the order in which they are tried: first `first` addresses of the first family, then the two
+/// families in turn (RFC 8305, section 4). With 0 the order does not change.
 fn interleaved(addresses: Vec<SocketAddr>, first: usize) -> Vec<SocketAddr> {
     let Some(family) = addresses.first().map(SocketAddr::is_ipv6).filter(|_| first > 0) else { return addresses };
     let (preferred, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|one| one.is_ipv6() == family);
@@ -150,8 +151,8 @@ fn interleaved(addresses: Vec<SocketAddr>, first: usize) -> Vec<SocketAddr> {
     }
 }
 
-/// The first address that takes a TCP connection. The next is tried when the last has failed, or has not answered for
-/// `delay`; none is given up meanwhile (RFC 8305, section 5).
+/// The first address that accepts a TCP connection. The next one is tried when the last one has failed, or has not
+/// answered within `delay`. The earlier attempts continue (RFC 8305, section 5).
 async fn race(addresses: Vec<SocketAddr>, delay: Duration) -> io::Result<SocketAddr> {
     let mut waiting = addresses.into_iter();
     let mut attempts = FuturesUnordered::new();
@@ -171,7 +172,7 @@ async fn race(addresses: Vec<SocketAddr>, delay: Duration) -> io::Result<SocketA
     }
 }
 
-/// The file name of the running program: what a reader of `rabbitmqctl list_connections` recognises.
+/// The file name of the running program, by which people recognise it in `rabbitmqctl list_connections`.
 fn program_name() -> String {
     let path = std::env::current_exe().ok();
     let name = path.as_deref().and_then(|path| path.file_stem()).map(|name| name.to_string_lossy().into_owned());
@@ -205,7 +206,7 @@ mod tests {
     async fn an_address_that_swallows_everything_delays_only_by_the_delay() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let good = listener.local_addr().expect("its address");
-        // Its queue is full, so the system answers nobody: a hole in the network, on this machine.
+        // Its queue is full, so the system answers no one. This simulates a broken network on this machine.
         let full = tokio::net::TcpSocket::new_v4().expect("a socket");
         full.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let full = full.listen(1).expect("a queue of one");

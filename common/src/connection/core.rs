@@ -18,27 +18,27 @@ pub(crate) struct ConnectionCore {
     pub options: ConnectOptions,
     pub status: watch::Sender<ConnectionStatus>,
     pub events: watch::Sender<Option<Event>>,
-    /// Those who work on deliveries take no more, and settle what is done.
+    /// Workers and RPC servers take no more deliveries, and settle what is done.
     pub stop_receiving: CancellationToken,
-    /// Everything above the connection has to end, in an orderly way.
+    /// Channels and consumers have to end, cleanly.
     pub closing: CancellationToken,
     /// Everything has to end.
     pub stop: CancellationToken,
-    /// The tasks of those who work on deliveries.
+    /// The tasks of workers and RPC servers.
     pub workers: TaskTracker,
     /// The tasks of channels and consumers.
     pub tasks: TaskTracker,
     pub supervisor: TaskTracker,
-    /// Channels and consumers, which want to be ready.
+    /// Counts the channels and consumers, which must be ready before `ready` returns.
     pub owners: Count,
-    /// Where all of them run, once there is a first connection to be made.
+    /// The runtime of all of them, once the first connection is wanted.
     pub runtime: OnceLock<Handle>,
 }
 
 #[derive(Clone)]
 pub(crate) enum ConnectionStatus {
     Up(Arc<LiveConnection>),
-    /// Not there (yet, or any more), with the last error.
+    /// There is no connection, with the last error.
     Down(Option<Error>),
 }
 
@@ -65,7 +65,7 @@ impl ConnectionCore {
         self.runtime.get().map(|runtime| self.tasks.spawn_on(task, runtime))
     }
 
-    /// Waits for a living connection; `None` when everything has to end.
+    /// Waits for a living connection. `None` when everything has to end.
     pub async fn live_connection(&self) -> Option<Arc<LiveConnection>> {
         let mut status = self.status.subscribe();
         loop {
@@ -81,7 +81,7 @@ impl ConnectionCore {
         }
     }
 
-    /// The operation timeout is over; says why nothing happened.
+    /// The error after the operation timeout. It says why nothing happened.
     pub fn timed_out(&self, doing: &str) -> Error {
         let reason = match &*self.status.borrow() {
             ConnectionStatus::Down(Some(error)) => error.to_string(),

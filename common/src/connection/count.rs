@@ -1,4 +1,4 @@
-//! Counting what exists.
+//! Counts how many of something exist.
 
 use std::sync::Arc;
 

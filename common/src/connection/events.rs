@@ -1,4 +1,4 @@
-//! Tells listeners what happens to the connection.
+//! Reports to listeners what happens to the connection.
 
 use std::{
     fmt,
@@ -18,19 +18,19 @@ use crate::Error;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// The first connection is there.
+    /// The first connection is open.
     Connected,
-    /// It was lost, for this reason; new attempts are being made.
+    /// The connection was lost, for this reason. The manager tries to reconnect.
     Lost(Error),
-    /// It is back. Channels and consumers are being set up again, each by itself;
+    /// The connection is restored. Channels and consumers are being set up again, each by itself;
     /// [`ConnectionManager::ready`](crate::ConnectionManager::ready) waits for them.
     Recovered,
-    /// It was closed by this program.
+    /// This program has closed the connection.
     Closed,
 }
 
-/// The events of a connection, made by [`ConnectionManager::events`](crate::ConnectionManager::events). It holds the latest one only: a reader that is
-/// late misses those that are over. Read it with [`next`](Self::next), or as a [`Stream`].
+/// The events of a connection, made by [`ConnectionManager::events`](crate::ConnectionManager::events). It keeps only
+/// the latest event, so a slow reader misses earlier ones. Read it with [`next`](Self::next), or as a [`Stream`].
 ///
 /// ```no_run
 /// # async fn example(connections: common::ConnectionManager) {
@@ -45,14 +45,14 @@ pub enum Event {
 pub struct Events(BoxStream<'static, Event>);
 
 impl Events {
-    /// Those of this sender from now on. The first one is its present value, if there is one.
+    /// The events of this sender from now on. The first one is its present value, if it has one.
     pub(crate) fn of(events: &watch::Sender<Option<Event>>) -> Self {
         let mut latest = events.subscribe();
         latest.mark_changed();
         Self(unfold(latest, next).boxed())
     }
 
-    /// Waits for the next event; `None` after [`Event::Closed`], or when the manager is gone.
+    /// Waits for the next event. `None` after [`Event::Closed`], or when the manager has been dropped.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.next().await
     }

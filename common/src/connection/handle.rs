@@ -1,4 +1,4 @@
-//! What keeps a connection alive: as long as a user holds something made on it.
+//! Keeps a connection alive as long as a user holds something that was made on it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -20,11 +20,11 @@ use crate::{
     encoding::nesting::{STACK, stack_size},
 };
 
-/// Held by everything a user holds, and by no task: when the last one goes, all tasks end.
+/// Everything that a user holds has one, and no task has one. When the last one is dropped, all tasks end.
 pub(crate) struct ConnectionHandle {
     pub core: Arc<ConnectionCore>,
     requests: mpsc::UnboundedSender<Request>,
-    /// The supervisor's end of `requests`, until the first use starts it.
+    /// The supervisor's end of `requests`. The first use starts the supervisor and takes this.
     supervisor: Mutex<Option<mpsc::UnboundedReceiver<Request>>>,
     runtime: Mutex<Option<Runtime>>,
 }
@@ -60,7 +60,7 @@ impl ConnectionHandle {
         self.start_supervisor()?;
         let (request, answer) = oneshot::channel();
         let _ = self.requests.send(request);
-        // One attempt has its own deadline; this one matters when attempts follow each other.
+        // Each attempt has its own deadline. This deadline is for attempts that follow each other.
         let patience = core.options.operation_timeout.max(core.options.time_to_connect() + Duration::from_secs(1));
         match timeout(patience, answer).await {
             Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("connection manager"))),
@@ -68,12 +68,12 @@ impl ConnectionHandle {
         }
     }
 
-    /// Starts the supervisor, at the first use, on a runtime of one thread that belongs to this manager alone.
+    /// Starts the supervisor at the first use, on a runtime with one thread that belongs only to this manager.
     ///
-    /// A task of amqprs panics when another one that it has to answer is dropped half-way. With everything on one thread
-    /// that is never shut down between the two, as the program's own runtime would be at the end of `main`, none does. It
-    /// also ends what amqprs cannot abort, a write to a peer that has stopped reading; and heartbeats go on while the
-    /// program's own threads are busy.
+    /// A task of amqprs panics if another task that waits for its answer is dropped. If everything runs on one thread
+    /// that is never shut down in between, this cannot happen. The program's own runtime is shut down at the end of
+    /// `main`. A runtime of our own also ends what amqprs cannot abort: a write to a peer that has stopped reading. And
+    /// heartbeats continue while the program's own threads are busy.
     fn start_supervisor(&self) -> Result<()> {
         let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
         if supervisor.is_none() {
@@ -86,7 +86,7 @@ impl ConnectionHandle {
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(1).thread_name("rabbitmq").thread_stack_size(stack).enable_all();
         let runtime = builder.build().map_err(|error| {
-            // EMFILE, which has no `ErrorKind`.
+            // The code of EMFILE, for which there is no `ErrorKind`.
             let too_many_files = cfg!(unix) && error.raw_os_error() == Some(24);
             let hint = if too_many_files { "; `ulimit -n 1024` allows more" } else { "" };
             Error::text(format!("cannot start what the connection runs on: {error}{hint}"))
@@ -101,7 +101,7 @@ impl ConnectionHandle {
 
     pub fn end_runtime(&self) {
         if let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // Waits for nothing, and so may be called anywhere.
+            // This does not wait, so it may be called anywhere.
             runtime.shutdown_background();
         }
     }

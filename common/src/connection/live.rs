@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// How long the reason of a failure may take: it comes from another task.
+/// How long to wait for the reason of a failure, which comes from another task.
 const REASON: Duration = Duration::from_secs(1);
 
 /// A connection that was up at least once.
@@ -32,10 +32,10 @@ pub(crate) struct LiveConnection {
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
     pub closed: Loss,
-    /// It is about to be closed by this program.
+    /// This program is about to close it.
     pub closing: CancellationToken,
     pub numbers: Arc<Numbers>,
-    /// Held by the consumer that finds out whether a message breaks the connection.
+    /// The lock for the consumer that finds out whether a message breaks the connection.
     pub probe: tokio::sync::Mutex<()>,
     /// Channels and consumers that are set up on it.
     pub ready: Count,
@@ -56,14 +56,14 @@ impl ConnectionState {
     pub async fn channel_number(&self) -> Result<Number> {
         let taken = self.numbers.take().await;
         if matches!(taken, Err(Error::Stale)) {
-            // Ends the connection, so that its owner makes another one.
+            // Ends the connection, so that the supervisor opens a new one.
             self.closed.signal(Error::lost("RabbitMQ has closed so many channels that their numbers run out"));
         }
         taken
     }
 
-    /// amqprs has failed to send something. Says why, and makes sure that it counts as a loss: a writer that has ended is
-    /// noticed by nobody else (AMQPRS.md, "A writer that has ended").
+    /// amqprs has failed to send something. Returns the reason, and makes sure that this counts as a loss, because
+    /// nothing else notices that the writer has ended (AMQPRS.md, "A writer that has ended").
     pub async fn failed(&self, error: amqprs::error::Error) -> Error {
         if let Ok(reason) = timeout(REASON, self.closed.wait()).await {
             return reason;
@@ -98,7 +98,7 @@ impl LiveConnection {
         Ok(Self { raw: Some(connection), state, runtime: Handle::current() })
     }
 
-    /// The connection, for opening a channel on it. `None` only while it is being dropped.
+    /// The connection, to open a channel on it. `None` only while it is being dropped.
     pub fn raw(&self) -> Option<Connection> {
         self.raw.clone()
     }
@@ -112,7 +112,8 @@ impl Drop for LiveConnection {
     }
 }
 
-/// Hears of the connection's end. Its drop is the one signal that comes in every case (AMQPRS.md, "Signals of a loss").
+/// Is told when the connection ends. Its drop is the only signal that comes in every case (AMQPRS.md, "Signals of a
+/// loss").
 struct ConnectionEvents(Arc<ConnectionState>);
 
 impl Drop for ConnectionEvents {
@@ -132,7 +133,7 @@ impl ConnectionCallback for ConnectionEvents {
         Ok(())
     }
 
-    // RabbitMQ sends these only to clients that announce the capability; amqprs does not.
+    // RabbitMQ sends these only to clients that announce the capability. amqprs does not announce it.
     async fn blocked(&mut self, _: &Connection, _: String) {}
     async fn unblocked(&mut self, _: &Connection) {}
     async fn secret_updated(&mut self, _: &Connection) {}
@@ -150,7 +151,7 @@ mod tests {
         assert!(error.is_loss() && error.to_string().contains("nothing can be sent"), "{error}");
         assert!(state.closed.is_lost());
 
-        // A reason that comes a moment later is the reason.
+        // If the reason comes a moment later, it is returned.
         let state = Arc::new(ConnectionState::new(0));
         let waiting = tokio::spawn({
             let state = state.clone();

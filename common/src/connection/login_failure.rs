@@ -1,4 +1,4 @@
-//! Why a login failed: amqprs's errors do not tell, so ask the port itself.
+//! Finds out why a login failed. amqprs's errors do not say it, so this asks the port itself.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ const STARTING: &str =
 /// How long a broker may take to object to a certificate.
 const OBJECTION: Duration = Duration::from_millis(500);
 
-/// The port to ask about when something else answers.
+/// The advice about the port when something else answers.
 pub(crate) fn usual_port(options: &ConnectOptions) -> &'static str {
     match options.tls {
         Some(_) => "is that RabbitMQ's port for TLS (usually 5671)",
@@ -53,7 +53,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
     };
     if let Some(words) = words_of_refusal(error) {
         let reason = match words.contains("vhost") {
-            // Of the user, the virtual host or the node: the words say which.
+            // The code can be about the user, the virtual host or the node. The words say which.
             _ if words.contains("connection limit") => format!(
                 "{words}; close other connections (`rabbitmqctl list_connections user vhost name`), or raise the limit \
                  (`rabbitmqctl set_user_limits`, `rabbitmqctl set_vhost_limits`)"
@@ -68,7 +68,7 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
     }
     if error.contains("is not supported by server") {
         let reason = match mechanism {
-            Mechanism::Plain => "it takes no passwords (`auth_mechanisms` in its configuration)",
+            Mechanism::Plain => "it does not accept passwords (`auth_mechanisms` in its configuration)",
             Mechanism::External => {
                 "it does not take the user from a certificate: enable its plugin `rabbitmq_auth_mechanism_ssl` and add \
                  EXTERNAL to `auth_mechanisms`"
@@ -87,14 +87,14 @@ pub(crate) async fn diagnose(peer: &Peer<'_>, error: &str) -> Error {
         None => plain_greeting(peer).await,
     };
     let seen = match greeting.as_deref() {
-        // A method frame on channel 0: it speaks AMQP. To wrong credentials RabbitMQ says nothing, it closes the socket,
-        // because amqprs does not announce the capability to be told.
+        // A method frame on channel 0: it speaks AMQP. If the login is wrong, RabbitMQ closes the socket without a
+        // word, because amqprs does not announce the capability for a reason.
         Ok([1, 0, 0, ..]) => {
             let reason = format!("it closed the connection during the login; {login}");
             return Error::LoginRefused { address, reason };
         }
         Ok([b'H', b'T', b'T', b'P', ..]) => "a web server answers there".into(),
-        // As Docker does for a container whose broker does not listen yet.
+        // Docker does this for a container whose broker does not listen yet.
         Ok([]) => STARTING.into(),
         // A TLS alert.
         Ok([21, 3, ..]) => return Error::connect(address, "it expects TLS there: use amqps://".into()),
@@ -131,8 +131,8 @@ async fn tls_greeting(peer: &Peer<'_>, config: Arc<ClientConfig>) -> io::Result<
     let name = Tls::server_name(peer.host.bare_name()).map_err(io::Error::other)?;
     let stream = TcpStream::connect(peer.address).await?;
     let mut stream = TlsConnector::from(config).connect(name, stream).await?;
-    // In TLS 1.3 the broker's objection to our certificate follows the handshake. What we said meanwhile would make the
-    // system throw it away; a contented broker says nothing before we do.
+    // In TLS 1.3 the broker refuses our certificate after the handshake. If we sent something meanwhile, the system
+    // would discard the refusal. A broker that accepts the certificate sends nothing before we do.
     match timeout(OBJECTION, stream.read_u8()).await {
         Ok(objection) => Ok(vec![objection?]),
         Err(_) => greeting(stream).await,
@@ -143,7 +143,7 @@ fn shows_certificate(peer: &Peer<'_>) -> bool {
     peer.options.tls.as_ref().is_some_and(Tls::has_client_certificate)
 }
 
-/// A client without a certificate, who notices that it is asked for one.
+/// A client without a certificate that notices whether the broker asks for one.
 #[derive(Debug, Default)]
 struct AskedForCertificate(AtomicBool);
 
@@ -158,7 +158,8 @@ impl ResolvesClientCert for AskedForCertificate {
     }
 }
 
-/// What is wrong with a TLS handshake, and what to do. `asked`: the broker has asked for a certificate that we do not have.
+/// What is wrong with a TLS handshake, and what to do. `asked`: the broker has asked for a certificate, and we have
+/// none.
 async fn tls_failure(peer: &Peer<'_>, failure: &io::Error, asked: bool) -> Option<String> {
     peer.tls.as_ref()?;
     let shows_certificate = shows_certificate(peer);
@@ -167,9 +168,9 @@ async fn tls_failure(peer: &Peer<'_>, failure: &io::Error, asked: bool) -> Optio
         let likely = match shows_certificate {
             true => "perhaps it does not accept the client's certificate",
             false if !asked => "perhaps it has no protocol version or cipher suite in common with this program",
-            false => "perhaps it wants a certificate of the client (the parameters `certfile` and `keyfile`)",
+            false => "perhaps it asks for a client certificate (the parameters `certfile` and `keyfile`)",
         };
-        return broken_off.then(|| format!("it breaks the TLS handshake off ({failure}): its log says why; {likely}"));
+        return broken_off.then(|| format!("it broke off the TLS handshake ({failure}); its log says why; {likely}"));
     };
     Some(match error {
         rustls::Error::InvalidCertificate(error) => bad_certificate(peer, error),
@@ -181,7 +182,7 @@ async fn tls_failure(peer: &Peer<'_>, failure: &io::Error, asked: bool) -> Optio
         },
         rustls::Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure if asked => {
-                "it wants a certificate of the client: name one with the parameters `certfile` and `keyfile`".into()
+                "it asks for a client certificate: name one with the parameters `certfile` and `keyfile`".into()
             }
             AlertDescription::HandshakeFailure
             | AlertDescription::InsufficientSecurity
@@ -243,7 +244,7 @@ fn bare(name: &str) -> String {
     format!("`{}`", inner.trim_matches('"'))
 }
 
-/// The code and text of a `connection.close` that amqprs shows as a debug print of the frame.
+/// The code and text of a `connection.close`, which amqprs shows as a debug print of the frame.
 fn words_of_refusal(error: &str) -> Option<String> {
     let after = |marker: &str| error.split_once(marker).map(|(_, rest)| rest);
     let code: String = after("reply_code: ")?.chars().take_while(char::is_ascii_digit).collect();

@@ -1,4 +1,4 @@
-//! The end of a connection or channel, as a signal that keeps its reason.
+//! The signal that a connection or channel has ended. It keeps the reason.
 
 use std::sync::OnceLock;
 
@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 
-/// Set once, with a reason; waited for by any number of tasks.
+/// It is set once, with a reason. Any number of tasks can wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
     reason: OnceLock<Error>,
@@ -14,7 +14,7 @@ pub(crate) struct Loss {
 }
 
 impl Loss {
-    /// The first reason stays. Returns whether this was it.
+    /// Sets the reason if there is none yet. Returns whether this reason was set.
     pub fn signal(&self, reason: Error) -> bool {
         let first = self.reason.set(reason).is_ok();
         self.signal.cancel();
@@ -22,7 +22,7 @@ impl Loss {
     }
 
     pub fn is_lost(&self) -> bool {
-        // Cheaper than asking the signal, which has a lock.
+        // Cheaper than the signal itself, which has a lock.
         self.reason.get().is_some()
     }
 
@@ -30,7 +30,7 @@ impl Loss {
         self.reason.get().cloned()
     }
 
-    /// Waits for the loss and tells its reason.
+    /// Waits for the loss and returns its reason.
     pub async fn wait(&self) -> Error {
         self.signal.cancelled().await;
         self.reason().unwrap_or(Error::Stale)

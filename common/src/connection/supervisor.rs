@@ -1,4 +1,4 @@
-//! The task that owns the connection: connects, watches, connects again, closes.
+//! The task that owns the connection: it connects, watches, reconnects and closes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,13 +18,13 @@ use crate::{
     },
 };
 
-/// A connection that lived this long was a good one.
+/// If a connection has lived this long, the next pauses are short again.
 const PROVED: Duration = Duration::from_secs(1);
 
-/// Somebody wants a connection: the answer is the outcome of an attempt made for it.
+/// A request for a connection. The answer is the result of an attempt that is made for it.
 pub(crate) type Request = oneshot::Sender<Result<()>>;
 
-/// Owns the connection: connects when first asked, and again after every loss, until the end.
+/// Owns the connection: connects when it is first asked, reconnects after every loss, until the end.
 pub(crate) async fn supervise(core: Arc<ConnectionCore>, requests: mpsc::UnboundedReceiver<Request>) {
     keep_connected(&core, requests).await;
     core.status.send_replace(ConnectionStatus::Down(Some(Error::Shutdown("connection manager"))));
@@ -45,9 +45,9 @@ async fn keep_connected(core: &ConnectionCore, mut requests: mpsc::UnboundedRece
         };
         core.status.send_replace(ConnectionStatus::Down(Some(reason.clone())));
         drop(connection);
-        tracing::warn!("{reason}; connecting again to {address}");
+        tracing::warn!("{reason}; reconnecting to {address}");
         core.events.send_replace(Some(Event::Lost(reason)));
-        // One that broke at once proves nothing: the pauses go on growing.
+        // A connection that broke at once is no success, so the pauses keep growing.
         if since.elapsed() > PROVED {
             attempts = Attempts::new(&core.options);
         }
@@ -63,9 +63,9 @@ async fn keep_connected(core: &ConnectionCore, mut requests: mpsc::UnboundedRece
 /// The attempts to connect until one is good.
 struct Attempts {
     pauses: ExponentialBackoff,
-    /// Those where RabbitMQ refuses the login.
+    /// The pauses while RabbitMQ refuses the login.
     long_pauses: ExponentialBackoff,
-    /// What was warned of, so that each kind of failure is said once.
+    /// The last warnings, so that each kind of failure is logged once.
     said: Vec<String>,
 }
 
@@ -117,7 +117,7 @@ async fn next_connection(core: &ConnectionCore, attempts: &mut Attempts) -> Opti
     }
 }
 
-/// With `fail_fast`, each request gets one attempt and its outcome; without, the attempts go on until one succeeds.
+/// With `fail_fast`, each request gets one attempt and its result. Without, the attempts continue until one succeeds.
 async fn first_connection(
     core: &ConnectionCore,
     requests: &mut mpsc::UnboundedReceiver<Request>,
@@ -155,7 +155,7 @@ async fn first_connection(
     }
 }
 
-/// Until the connection is lost: the reason. `None` when everything has to end.
+/// Waits until the connection is lost. Returns the reason, or `None` when everything has to end.
 async fn watch_over(
     core: &ConnectionCore,
     connection: &LiveConnection,
@@ -175,11 +175,11 @@ async fn watch_over(
 async fn close(core: &ConnectionCore, connection: Arc<LiveConnection>) {
     connection.state.closing.cancel();
     if let Some(raw) = connection.raw() {
-        // In a task of its own: dropping the call half-way would kill amqprs's reader.
+        // In a task of its own: if this call were dropped half-way, amqprs's reader would panic.
         let closing = tokio::spawn(raw.close());
         let deadline = Instant::now() + core.options.operation_timeout;
         let _ = timeout_at(deadline, closing).await;
-        // The broker has answered; the socket and its tasks end now.
+        // The broker has answered. Now the socket and its tasks end.
         let _ = timeout_at(deadline, connection.state.closed.wait()).await;
     }
 }

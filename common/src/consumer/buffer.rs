@@ -1,4 +1,4 @@
-//! What a consumer has received and its reader has not taken yet.
+//! The deliveries that a consumer has received and its reader has not taken yet.
 
 use std::{
     collections::VecDeque,
@@ -14,8 +14,8 @@ use crate::{
     session::{Session, own_queues},
 };
 
-/// The subscriptions of one consumer, the oldest first. The task that subscribes puts them here, and takes away what is
-/// stale; the reader takes the deliveries.
+/// The subscriptions of one consumer, the oldest first. The task that subscribes adds them, and removes old ones. The
+/// reader takes the deliveries.
 #[derive(Default)]
 pub(crate) struct DeliveryBuffer(Mutex<Contents>);
 
@@ -33,17 +33,17 @@ enum End {
     /// Another subscription may come.
     #[default]
     Open,
-    /// None comes any more. An error is the reader's last item.
+    /// No more subscriptions come. An error is the reader's last item.
     Ended(Option<Error>),
-    /// The reader has gone.
+    /// The reader has been dropped.
     Unread,
 }
 
-/// What one subscription delivers: amqprs's own receiver, so that a message is moved once and copied never.
+/// The deliveries of one subscription: amqprs's own receiver, so that a message is moved once and never copied.
 pub(crate) struct Subscription {
     pub session: Arc<Session>,
     pub messages: Messages,
-    /// Taken out already, and to be read before the others.
+    /// Already taken out, and read before the others.
     pub first: Option<ConsumerMessage>,
     pub consumer_tag: String,
     pub queue: String,
@@ -52,7 +52,7 @@ pub(crate) struct Subscription {
 
 impl DeliveryBuffer {
     fn lock(&self) -> MutexGuard<'_, Contents> {
-        // No code that can panic runs under the lock.
+        // No code that can panic may run under the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -73,15 +73,16 @@ impl DeliveryBuffer {
         true
     }
 
-    /// Throws away what RabbitMQ delivers again: the messages of sessions that are lost. Automatically acknowledged ones
-    /// stay: nobody else would read them.
+    /// Discards what RabbitMQ delivers again: the messages of lost sessions. Automatically acknowledged ones stay,
+    /// because they would otherwise be lost.
     pub fn drop_stale(&self) {
         let mut contents = self.lock();
         contents.subscriptions.retain(|it| !it.session.is_lost() || (it.auto_ack && !it.messages.is_empty()));
         contents.wake();
     }
 
-    /// Takes back the subscriptions of a session whose messages RabbitMQ would take back, too.
+    /// Takes the subscriptions of a session with manual acknowledgement out, so that their messages can go back to
+    /// RabbitMQ.
     pub fn take_back(&self, session: &Arc<Session>) -> Vec<Subscription> {
         let mut contents = self.lock();
         let (taken, kept) = std::mem::take(&mut contents.subscriptions)
@@ -98,7 +99,7 @@ impl DeliveryBuffer {
         Some(newest.consumer_tag.clone())
     }
 
-    /// No more subscriptions come. The first reason stays.
+    /// No more subscriptions come. The first reason is kept.
     pub fn end(&self, error: Option<Error>) {
         let mut contents = self.lock();
         if matches!(contents.end, End::Open) {
@@ -107,7 +108,7 @@ impl DeliveryBuffer {
         }
     }
 
-    /// The reader has gone: what is left has to be given back.
+    /// The reader has been dropped. Its unread messages have to go back to the queue.
     pub fn close(&self) -> VecDeque<Subscription> {
         let mut contents = self.lock();
         contents.end = End::Unread;
@@ -158,7 +159,7 @@ impl Subscription {
         match self.session.is_lost() {
             // RabbitMQ delivers these again, on the next session.
             true if !self.auto_ack => Poll::Ready(None),
-            // All there is has come: the end of a session is told after its deliveries.
+            // All deliveries have come: the end of a session is reported after its deliveries.
             true => Poll::Ready(self.messages.try_recv()),
             false => match self.first.take() {
                 Some(first) => Poll::Ready(Some(first)),
@@ -167,8 +168,8 @@ impl Subscription {
         }
     }
 
-    /// The reader has gone: cancels the consumer, returns what was prefetched, and deletes the queues that only this
-    /// consumer can know. Deliveries in the user's hands keep the channel open.
+    /// The reader has been dropped: cancels the consumer, returns prefetched messages, and deletes the queues whose
+    /// names only this consumer knows. Deliveries that the user still holds keep the channel open.
     pub async fn give_up(mut self) {
         let cancel = BasicCancelArguments::new(&self.consumer_tag);
         let doing = || "cannot cancel a consumer".to_owned();
@@ -181,7 +182,7 @@ impl Subscription {
         own_queues::delete(&self.session, own_queues::take(&self.session)).await;
     }
 
-    /// Returns what was prefetched, once the consumer is cancelled: the receiver ends then.
+    /// Returns the prefetched messages once the consumer is cancelled, which ends the receiver.
     pub async fn give_back(&mut self) {
         while let Some(message) = match self.first.take() {
             Some(first) => Some(first),

@@ -23,18 +23,18 @@ use crate::{
     session::Session,
 };
 
-/// A message that came from a queue: its body, its properties, and how it came.
+/// A message from a queue: its body, its properties, and how it was delivered.
 ///
-/// A header in which tables and arrays are nested deeper than 64 levels is not among the properties: copying or dropping
-/// it could overflow the stack of the thread that has it. It is removed, a warning names it, and the rest of the message
-/// is handed out as it came.
+/// The properties never contain a header in which tables and arrays are nested deeper than 64 levels, because copying
+/// or dropping it could overflow the stack of a thread. Such a header is removed, and a warning names it. The rest of
+/// the message is unchanged.
 #[derive(Debug, Clone)]
 pub struct Message {
     /// The body, as it was published.
     pub body: Vec<u8>,
-    /// The fourteen properties, those that were set.
+    /// The fourteen properties, as far as they were set.
     pub properties: BasicProperties,
-    /// The exchange it was published to; empty for the default exchange.
+    /// The exchange that it was published to. Empty for the default exchange.
     pub exchange: String,
     /// The routing key it was published with.
     pub routing_key: String,
@@ -47,7 +47,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The body for people, on one line: what steers a terminal is [`escaped`], line breaks and tabs included.
+    /// The body for people, on one line. Characters that control a terminal are [`escaped`], also line breaks and tabs.
     ///
     /// ```no_run
     /// # fn example(message: common::Message) {
@@ -58,8 +58,8 @@ impl Message {
         escaped(&self.body)
     }
 
-    /// The body as text, to work with; what is not UTF-8 appears as `\u{fffd}`. To print it, take
-    /// [`display`](Self::display): a stranger's text may steer the terminal.
+    /// The body as text, to work with. Bytes that are not UTF-8 appear as `\u{fffd}`. To print it, use
+    /// [`display`](Self::display), because a stranger's text may control the terminal.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -75,8 +75,8 @@ impl Message {
         })
     }
 
-    /// Everything about the message but its body, one `name: value` a line, for people. Text in it is in quotes, and
-    /// [`escaped`].
+    /// Everything about the message except its body, for people: one `name: value` in each line. Texts are in quotes,
+    /// and [`escaped`].
     pub fn info(&self) -> Info<'_> {
         Info(self)
     }
@@ -125,24 +125,24 @@ fn delivery_mode(mode: u8) -> String {
     }
 }
 
-/// A [`Message`] that waits to be settled: `ack`, `nack` or `reject`, once.
+/// A [`Message`] that must be settled once, with `ack`, `nack` or `reject`.
 ///
-/// With automatic acknowledgement there is nothing to settle. Otherwise one that is dropped unsettled stays
-/// unacknowledged, as AMQP has it, until its channel closes and RabbitMQ delivers it again, and it counts against the
-/// prefetch. A warning in the [log](crate#the-log) says so, which you see only with a `tracing` subscriber;
-/// `rabbitmqctl list_queues name messages_unacknowledged` shows it, too.
+/// With automatic acknowledgement there is nothing to settle. Otherwise, if you drop it unsettled, it stays
+/// unacknowledged until its channel closes and RabbitMQ delivers it again. Until then it counts against the prefetch.
+/// The [log](crate#the-log) has a warning, which you see only with a `tracing` subscriber. `rabbitmqctl list_queues
+/// name messages_unacknowledged` shows it, too.
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,
     receipt: Receipt,
 }
 
-/// Whether the broker was told.
+/// Whether the broker was told that the delivery is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settlement {
     /// It was sent to the broker, on the channel that delivered the message.
     Sent,
-    /// That channel is gone, with the connection or by itself: RabbitMQ delivers the message again.
+    /// That channel has ended, alone or with its connection. RabbitMQ delivers the message again.
     TooLate,
 }
 
@@ -168,16 +168,16 @@ impl Deref for Delivery {
 }
 
 impl Delivery {
-    /// Settled: RabbitMQ forgets the message.
+    /// Acknowledges: RabbitMQ deletes the message.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with automatic acknowledgement, or when an `ack_multiple` has settled it already;
-    /// [`Error::Timeout`] when the broker reads nothing for the operation timeout: the message stays unacknowledged.
+    /// [`Error::Invalid`] with automatic acknowledgement, or if an `ack_multiple` has already settled it.
+    /// [`Error::Timeout`] if the broker reads nothing for the operation timeout; the message then stays unacknowledged.
     pub fn ack(self) -> impl Future<Output = Result<Settlement>> + Send {
         self.receipt.settle(SettleMethod::Ack { multiple: false })
     }
 
-    /// Settles this delivery and all earlier ones of its consumer that are not settled yet.
+    /// Acknowledges this delivery and all earlier ones of its consumer that are not settled yet.
     ///
     /// ```no_run
     /// # async fn example(mut messages: common::Consumer) -> common::Result<()> {
@@ -202,7 +202,8 @@ impl Delivery {
         self.receipt.settle(SettleMethod::Ack { multiple: true })
     }
 
-    /// Not done: back to the queue with `requeue`, else dropped or dead-lettered.
+    /// Says that the work was not done. With `requeue` the message goes back to the queue; otherwise it is dropped or
+    /// dead-lettered.
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
@@ -210,8 +211,8 @@ impl Delivery {
         self.receipt.settle(SettleMethod::Nack { requeue })
     }
 
-    /// Refused: back to the queue with `requeue`, else dropped or dead-lettered. On a quorum queue of RabbitMQ 4.3 a
-    /// `reject` counts towards the delivery limit, a `nack` does not
+    /// Refuses the message. With `requeue` it goes back to the queue; otherwise it is dropped or dead-lettered. On a
+    /// quorum queue of RabbitMQ 4.3 a `reject` counts towards the delivery limit, but a `nack` does not
     /// ([`ProcessOptions`](crate::ProcessOptions#how-often-a-message-may-come-back)).
     ///
     /// # Errors
@@ -220,7 +221,7 @@ impl Delivery {
         self.receipt.settle(SettleMethod::Reject { requeue })
     }
 
-    /// Back to its queue, if it is still ours.
+    /// Gives it back to its queue, if it is not settled yet.
     pub(crate) async fn give_back(self) -> Result<()> {
         match self.receipt.session {
             Some(_) => self.nack(true).await.map(drop),
@@ -236,7 +237,7 @@ impl Delivery {
         (self.message, self.receipt)
     }
 
-    /// `None` for a message without its parts, which amqprs never hands out.
+    /// `None` if a part of the message is missing, which amqprs never does.
     pub(crate) fn from_consumer(message: ConsumerMessage, session: &Arc<Session>, auto_ack: bool) -> Option<Self> {
         let (deliver, properties, body) = (message.deliver?, message.basic_properties?, message.content?);
         let receipt = Receipt { session: (!auto_ack).then(|| session.clone()), delivery_tag: deliver.delivery_tag() };
@@ -268,7 +269,7 @@ impl Delivery {
 }
 
 impl Receipt {
-    /// The session that delivered it; none with automatic acknowledgement.
+    /// The session that delivered it. `None` with automatic acknowledgement.
     pub fn session(&self) -> Weak<Session> {
         self.session.as_ref().map_or_else(Weak::new, Arc::downgrade)
     }
@@ -292,12 +293,13 @@ impl Receipt {
         let Some(session) = self.session.clone() else {
             return Err(Error::Invalid("with automatic acknowledgement there is nothing to settle".into()));
         };
-        // Deciding and sending is one step: a tag below one settled with `multiple` would close the channel (406).
+        // Deciding and sending are one step. A tag below one that was settled with `multiple` would close the channel
+        // (406).
         let deadline = session.deadline();
         let Some(_in_order) = by(deadline, session.in_order()).await else { return Err(self.stuck(&session)) };
         if session.is_lost() {
             self.session = None;
-            tracing::info!("delivery {tag} is settled too late: its channel is gone, RabbitMQ delivers it again");
+            tracing::info!("delivery {tag} is settled too late: its channel has ended, and RabbitMQ delivers it again");
             return Ok(Settlement::TooLate);
         }
         if self.is_settled() {
@@ -323,7 +325,7 @@ impl Receipt {
         session.is_some_and(|session| self.delivery_tag <= session.state.settled_up_to.load(Ordering::Relaxed))
     }
 
-    /// The broker reads nothing. The error says so, and no other warning has to.
+    /// The broker reads nothing. The error says so, and no other warning is needed.
     fn stuck(&mut self, session: &Session) -> Error {
         self.session = None;
         let doing = format!("cannot settle delivery {}, which stays unacknowledged", self.delivery_tag);

@@ -1,4 +1,4 @@
-//! A stream of deliveries that goes on across reconnects.
+//! A stream of deliveries that continues after reconnects.
 
 pub(crate) mod buffer;
 pub(crate) mod delivery;
@@ -34,23 +34,25 @@ use crate::{
 
 /// The deliveries of one consumer, made by [`Channel::consume`](crate::Channel::consume).
 ///
-/// Read it with [`try_next`](Self::try_next), or as a [`Stream`]. After a loss of the connection, a closed channel or a
-/// consumer cancelled by the broker, the setup runs again and the stream goes on. With manual acknowledgement, what
-/// was prefetched and not yet read is then forgotten, because RabbitMQ delivers it again; with automatic
-/// acknowledgement it is still read, because nobody would.
+/// Read it with [`try_next`](Self::try_next), or as a [`Stream`]. After a lost connection, a closed channel or a
+/// consumer that the broker cancelled, the setup runs again and the stream continues. With manual acknowledgement,
+/// unread prefetched messages are then discarded, because RabbitMQ delivers them again. With automatic acknowledgement
+/// they can still be read, because otherwise they would be lost.
 ///
-/// A header that is nested too deeply is removed from its message, see [`Message`](crate::Message). One that is not UTF-8
-/// breaks the connection, because amqprs cannot decode it: with manual acknowledgement RabbitMQ delivers all again; with
-/// automatic acknowledgement the message is lost, and those that were on their way behind it.
+/// A header that is nested too deeply is removed from its message, see [`Message`](crate::Message). A header that is
+/// not UTF-8 breaks the connection, because amqprs cannot decode it. With manual acknowledgement RabbitMQ delivers all
+/// messages again. With automatic acknowledgement the message is lost, and so are those that were on their way behind
+/// it.
 ///
 /// Dropping it cancels the consumer, gives prefetched messages back to the queue, and deletes the exclusive queues that
-/// RabbitMQ named for its setup: nobody else can know them. Deliveries already read can still be settled.
+/// RabbitMQ has named for its setup, because no other program knows them. Deliveries that have been read can still be
+/// settled.
 pub struct Consumer {
     buffer: Arc<DeliveryBuffer>,
     current: watch::Receiver<Option<CurrentSubscription>>,
     max_body_size: usize,
-    /// A message that is too large, being rejected: before anything that came after it is handed out, since that may be
-    /// acknowledged with all before it.
+    /// A message that is too large and is being rejected. This happens before a later message is handed out, because an
+    /// acknowledgement of that one may include all earlier ones.
     refusal: Option<JoinHandle<()>>,
     stop: CancellationToken,
     handle: Arc<ConnectionHandle>,
@@ -66,9 +68,9 @@ pub(crate) async fn start(
     let (first, answer) = oneshot::channel();
     let (stop, buffer) = (core.closing.child_token(), Arc::new(DeliveryBuffer::default()));
     core.spawn(Subscriber::new(name, &core, &stop, subscribe, &buffer, current_sender, first).run());
-    // From here on, a dropped caller ends the task.
+    // From here on, dropping the caller ends the task.
     let consumer = Consumer { buffer, current, max_body_size: usize::MAX, refusal: None, stop, handle };
-    // Each run has its own deadline; this one is for all there is besides.
+    // Each run has its own deadline. This deadline is for everything else.
     match timeout(core.options.operation_timeout * 2, answer).await {
         Ok(answer) => answer.unwrap_or(Err(Error::Shutdown("channel"))).map(|()| consumer),
         Err(_) => Err(core.timed_out("cannot consume")),
@@ -76,23 +78,24 @@ pub(crate) async fn start(
 }
 
 impl Consumer {
-    /// The next delivery. Waits through losses of the connection; `None` when this program has closed the connection
+    /// The next delivery. Waits while the connection is lost. `None` when this program has closed the connection
     /// manager.
     ///
-    /// It may be dropped while it waits, as in `tokio::select!`, without losing a message.
+    /// It may be dropped while it waits, for instance in `tokio::select!`, without losing a message.
     ///
     /// # Errors
-    /// Why consuming ended for good. It is the last item.
+    /// Why consuming ended. It is the last item.
     pub async fn try_next(&mut self) -> Result<Option<Delivery>> {
         poll_fn(|context| self.poll(context)).await.transpose()
     }
 
-    /// Refuses messages with a larger body. Each is rejected without requeue, so that it is dropped, or dead-lettered if
-    /// its queue says so; a warning is logged, and the stream goes on with the next one. Default: no limit.
+    /// Rejects messages with a larger body, without requeue: they are dropped, or dead-lettered if the queue says so. A
+    /// warning is logged, and the stream continues with the next message. Default: no limit.
     ///
-    /// This keeps what is too large away from what handles it, and from nothing else: the body is in memory when
-    /// its size is looked at. What protects the memory is the broker's `max_message_size`
-    /// ([16 MiB since RabbitMQ 4.0, 128 MiB before](https://www.rabbitmq.com/docs/configure)), times the prefetch.
+    /// This protects only the code that handles the message, because the body is already in memory when its size is
+    /// checked. The broker's `max_message_size` ([16 MiB since RabbitMQ 4.0, 128 MiB
+    /// before](https://www.rabbitmq.com/docs/configure)) protects the memory: it needs this size times the prefetch at
+    /// most.
     ///
     /// ```no_run
     /// # async fn example(channel: common::Channel) -> common::Result<()> {
@@ -106,7 +109,7 @@ impl Consumer {
         self
     }
 
-    /// The queue consumed from. A server-named queue may have another name after each reconnect.
+    /// The queue that it consumes from. A server-named queue may have another name after each reconnect.
     pub fn queue(&self) -> String {
         self.buffer.queue()
     }
@@ -115,7 +118,7 @@ impl Consumer {
         self.handle.core.clone()
     }
 
-    /// Where it consumes from, `None` while there is no subscription.
+    /// Where it consumes from. `None` while there is no subscription.
     pub(crate) fn current_subscription(&self) -> watch::Receiver<Option<CurrentSubscription>> {
         self.current.clone()
     }

@@ -1,4 +1,4 @@
-//! The task that keeps a consumer consuming.
+//! The task that keeps a consumer subscribed.
 
 use std::{
     sync::{Arc, PoisonError, Weak, atomic::Ordering},
@@ -29,26 +29,26 @@ use crate::{
     },
 };
 
-/// The prefetch of a consumer whose setup chooses none: enough to keep it busy, and a bound on what it may hold.
+/// The prefetch if a consumer's setup sets none: enough to keep it busy, and a limit on what it may hold.
 const USUAL_PREFETCH: u16 = 100;
 
-/// A consumer that lived this long has recovered: its next trouble starts with short pauses again.
+/// A consumer that has lived this long has recovered. If it fails again, the pauses are short again.
 const PROVED: Duration = Duration::from_secs(5);
 
 /// How long a probe waits for a message that is in the queue. Another consumer may have been faster.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// After a probe that went well, a consumer gets its whole prefetch when it has settled a delivery, or after this time: it
-/// may settle several at once, and wait for them.
+/// After a successful probe, a consumer gets its whole prefetch when it has settled a delivery, or after this time. It
+/// may settle several deliveries together, and wait for them.
 const LONGEST_PROBE: Duration = Duration::from_secs(10);
 
 /// Where a consumer consumes from at present.
 #[derive(Clone)]
 pub(crate) struct CurrentSubscription {
     pub queue: String,
-    /// Deliveries that may be unacknowledged at a time.
+    /// How many deliveries may be unacknowledged at a time.
     pub prefetch: usize,
-    /// Weak, so that a reader who is late keeps no channel open.
+    /// Weak, so that a slow reader does not keep a channel open.
     pub session: Weak<Session>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Subscriber {
     left: Option<OwnQueues>,
 }
 
-/// What the consumer's function asked for.
+/// What the consumer's function returned.
 struct ConsumeRequest {
     arguments: BasicConsumeArguments,
     queue: String,
@@ -199,7 +199,7 @@ impl Subscriber {
     }
 
     async fn subscribe_on(&mut self, session: &Arc<Session>) -> Result<(ConsumeRequest, bool)> {
-        // From now on they are kept in mind.
+        // From now on their names are remembered.
         own_queues::record(session);
         let request = self.request(session).await?;
         let is_probe = self.poison.has_to_probe() && !request.arguments.no_ack;
@@ -242,7 +242,7 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Until the session is lost, or its consumer cancelled by the broker: why.
+    /// Waits until the session is lost, or the broker cancels its consumer. Returns why.
     async fn consume_on(&self, session: &Arc<Session>, request: ConsumeRequest, mut is_probe: bool) -> Error {
         loop {
             tokio::select! {
@@ -258,14 +258,16 @@ impl Subscriber {
         }
     }
 
-    /// After a probe: subscribes again on the same channel, with the whole prefetch. It counts for new consumers only.
+    /// After a probe: subscribes again on the same channel with the whole prefetch, which only counts for new
+    /// consumers.
     async fn widen(&self, session: &Arc<Session>, request: &ConsumeRequest) -> Result<()> {
         let Some(tag) = self.buffer.newest_tag(session) else { return Ok(()) };
         set_prefetch(session, request.prefetch).await?;
         let cancel = BasicCancelArguments::new(&tag);
         let doing = || "cannot cancel a consumer".to_owned();
         let cancel = || session.call(doing, |raw| async move { raw.basic_cancel(cancel).await });
-        // Between the two an auto-delete queue would be deleted; but a tag, and an exclusive consumer, there can be once only.
+        // Usually the new consumer subscribes before the old one is cancelled, so that an auto-delete queue is not
+        // deleted. But a consumer tag, and an exclusive consumer, can exist only once.
         let one_only = request.arguments.exclusive || !request.arguments.consumer_tag.is_empty();
         let subscription = if one_only {
             cancel().await?;
@@ -278,8 +280,8 @@ impl Subscriber {
         self.hand_over(subscription, request.prefetch)
     }
 
-    /// RabbitMQ has cancelled the consumer, and the channel lives: what is in the user's hands can be settled on it, and what
-    /// is not goes back.
+    /// RabbitMQ has cancelled the consumer, but the channel lives. Deliveries that the user holds can still be settled
+    /// on it. Unread ones go back.
     async fn cancelled(&self, session: &Arc<Session>, request: ConsumeRequest) -> Error {
         let mut unread = self.buffer.take_back(session);
         let prefetched = unread.iter().any(|it| it.first.is_some() || !it.messages.is_empty());
@@ -298,7 +300,7 @@ async fn consume(session: &Arc<Session>, request: &ConsumeRequest) -> Result<Sub
     let consume = session.call(doing, |raw| async move {
         raw.basic_consume_rx(arguments).await.map(|(tag, messages)| (tag, Messages(messages)))
     });
-    // RabbitMQ closes the whole connection for what a stream cannot do.
+    // RabbitMQ closes the whole connection for what is impossible with a stream.
     let consuming = consume.await.map_err(|error| error.blame(doing, &broker_words::queue(&queue)));
     let (consumer_tag, messages) = consuming?;
     Ok(Subscription { session: session.clone(), messages, first: None, consumer_tag, queue, auto_ack })
@@ -310,7 +312,7 @@ async fn subscribe_as_probe(
     request: &ConsumeRequest,
     poison: &mut PoisonDetector,
 ) -> Result<Subscription> {
-    // One consumer at a time: whose connection then breaks is clear.
+    // One consumer at a time, so that it is clear whose message breaks the connection.
     let _alone = session.connection.probe.lock().await;
     let asked = Instant::now();
     let there_are_messages = count_messages(session, &request.queue).await? > 0;
@@ -335,7 +337,7 @@ async fn subscribe_as_probe(
     Ok(subscription)
 }
 
-/// Waits until the whole prefetch can be risked.
+/// Waits until it is safe to use the whole prefetch.
 async fn probe_succeeds(session: &Session) {
     let since = Instant::now();
     sleep(PROVED).await;
@@ -349,7 +351,7 @@ async fn set_prefetch(session: &Session, count: u16) -> Result<()> {
     session.call(|| format!("cannot set a prefetch of {count}"), |raw| async move { raw.basic_qos(qos).await }).await
 }
 
-/// How many messages wait in a queue, which has to exist.
+/// How many messages wait in a queue, which must exist.
 async fn count_messages(session: &Session, queue: &str) -> Result<u32> {
     let passive = QueueDeclareArguments::new(queue).passive(true).finish();
     let doing = || format!("cannot consume from queue `{queue}`");

@@ -1,23 +1,23 @@
-//! How large a message's properties and the arguments of a declaration are on the wire, before they are sent.
+//! Measures how large a message's properties and the arguments of a declaration will be when they are sent.
 //!
-//! A body is cut into frames, but everything else has to fit into one. RabbitMQ answers a larger frame by closing the
-//! connection (501), and with it every channel on it.
+//! A body is split into frames, but everything else has to fit into one frame. RabbitMQ answers a larger frame by
+//! closing the connection (501), with all its channels.
 
 use amqprs::{BasicProperties, FieldTable};
 
 use crate::{Error, Result};
 
-/// Around what a frame carries: type, channel, size, and the end.
+/// The size of what is around a frame's payload: type, channel, size, and the end.
 const AROUND: usize = 8;
 
 /// Before the properties in their frame: class, weight, and the size of the body.
 const BEFORE: usize = 12;
 
-/// In the frame of a method that has arguments, beside its names and their table: class, method, a reserved number, flags.
+/// The size of what a method frame contains beside its names and their table: class, method, a reserved number, flags.
 const BESIDE: usize = 7;
 
-/// The size of a message's header frame. 0 without headers: the other properties take 3.4 KB at most, and the smallest
-/// frame that RabbitMQ offers is larger.
+/// The size of a message's header frame. 0 without headers: the other properties take at most 3.4 KB, and RabbitMQ's
+/// smallest frame is larger.
 pub(crate) fn header_frame(properties: &BasicProperties) -> Result<usize> {
     if properties.headers().is_none() {
         return Ok(0);
@@ -37,7 +37,7 @@ pub(crate) fn check_header_frame(size: usize, frame_max: usize) -> Result<()> {
     )))
 }
 
-/// 0 is no limit.
+/// 0 means no limit.
 fn fits(size: usize, frame_max: usize) -> bool {
     size <= frame_max || frame_max == 0
 }

@@ -1,8 +1,8 @@
-//! Headers of a message, and the arguments of a declaration (AMQP 0-9-1 field tables): how deep they are nested, how they
-//! are shown, and rebuilt to be sent.
+//! Headers of a message, and the arguments of a declaration (AMQP 0-9-1 field tables): measures how deep they are
+//! nested, prints them, and rebuilds them for sending.
 //!
-//! amqprs's types clone, print, encode and drop themselves by recursion, and their `Display` panics on an empty array: what
-//! a stranger sent is measured first.
+//! amqprs's types clone, print, encode and drop themselves by recursion, and their `Display` panics on an empty array.
+//! So headers from a stranger are measured first.
 
 use std::{
     fmt::{self, Debug, Write},
@@ -13,13 +13,14 @@ use amqprs::{BasicProperties, FieldArray, FieldTable, FieldValue};
 
 use crate::{Error, Result, escaped};
 
-/// How deep tables and arrays may be nested in a header: deeper than anybody needs, and harmless on any thread.
+/// How deep tables and arrays may be nested in a header. This is deeper than programs need, and safe on any thread.
 pub(crate) const MOST_LEVELS: usize = 64;
 
 /// Whether tables and arrays are nested deeper in it than [`MOST_LEVELS`].
 pub(crate) fn is_too_deep(value: &FieldValue) -> bool {
     match value {
-        // The only way to see into an array without owning it is its `Debug`, which is stopped in time.
+        // An array's elements can only be seen in its `Debug` output, unless the array is consumed. The output is
+        // stopped in time.
         FieldValue::A(_) | FieldValue::F(_) => has_more_levels(value, MOST_LEVELS),
         _ => false,
     }
@@ -57,8 +58,8 @@ impl Write for Levels {
     }
 }
 
-/// Makes the headers fit to be sent. A table that was received with a key twice, or into which a key was inserted
-/// twice, carries a wrong length: RabbitMQ would close the connection over it.
+/// Makes the headers ready to be sent. A table with a key that was received twice, or inserted twice, has a wrong
+/// length: RabbitMQ would close the connection because of it.
 pub(crate) fn rebuild(properties: &mut BasicProperties) -> Result<()> {
     let Some(headers) = properties.headers() else { return Ok(()) };
     if let Some(name) = deepest(headers) {
@@ -71,7 +72,7 @@ pub(crate) fn rebuild(properties: &mut BasicProperties) -> Result<()> {
     Ok(())
 }
 
-/// Makes the arguments of a declaration, a binding or a consumer fit to be sent, for the same reason.
+/// Makes the arguments of a declaration, a binding or a consumer ready to be sent, for the same reason.
 pub(crate) fn rebuilt_arguments(doing: &str, arguments: FieldTable) -> Result<FieldTable> {
     match deepest(&arguments) {
         Some(name) => {
@@ -148,7 +149,7 @@ fn show(f: &mut fmt::Formatter<'_>, value: &FieldValue) -> fmt::Result {
         FieldValue::I(value) => write!(f, "{value}"),
         FieldValue::i(value) => write!(f, "{value}"),
         FieldValue::l(value) => write!(f, "{value}"),
-        // With their point: 1.0, NaN, inf.
+        // With their decimal point: 1.0, NaN, inf.
         FieldValue::f(value) => write!(f, "{value:?}"),
         FieldValue::d(value) => write!(f, "{value:?}"),
         // `Decimal(2, 1234)` is 12.34.
@@ -157,7 +158,7 @@ fn show(f: &mut fmt::Formatter<'_>, value: &FieldValue) -> fmt::Result {
         FieldValue::T(seconds) => write!(f, "Timestamp({seconds})"),
         FieldValue::V => f.write_str("()"),
         FieldValue::x(value) => write!(f, "b\"{}\"", Vec::from(value.clone()).escape_ascii()),
-        // None that was received; the program may have made one.
+        // amqprs never receives such a value, but a program may have made one.
         FieldValue::A(_) | FieldValue::F(_) if is_too_deep(value) => f.write_str("…"),
         FieldValue::A(array) => show_array(f, &Vec::from(array.clone())),
         FieldValue::F(table) => show_table(f, table),
@@ -172,7 +173,7 @@ mod tests {
 
     fn in_table(value: FieldValue) -> Result<FieldValue, Box<dyn std::error::Error>> {
         let mut table = FieldTable::new();
-        // Nothing in a name is taken for a bracket.
+        // A bracket in a name is not counted.
         table.insert("[{\"\\".try_into()?, value);
         Ok(FieldValue::F(table))
     }
@@ -191,7 +192,7 @@ mod tests {
             }
             assert!(!is_too_deep(&value));
             assert!(is_too_deep(&wrap(value.clone())?));
-            // Many elements side by side are not deep.
+            // Many elements beside each other are not deep.
             let wide = FieldArray::try_from(vec![in_array(FieldValue::V)?; 1_000])?;
             assert!(!is_too_deep(&FieldValue::A(wide)));
         }

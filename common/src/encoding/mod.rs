@@ -1,4 +1,4 @@
-//! Field tables (AMQP 0-9-1, section 4.2.5.5): made, shown, measured, and kept from nesting too deeply.
+//! Field tables (AMQP 0-9-1, section 4.2.5.5): makes, prints and measures them, and limits how deep they are nested.
 
 pub(crate) mod frame_size;
 pub(crate) mod headers;

@@ -1,9 +1,9 @@
-//! Messages that are nested so deeply that decoding or dropping them would overflow a usual stack, and with it end the
+//! Messages that are nested so deeply that decoding or dropping them would overflow a normal stack, and end the
 //! process.
 //!
-//! One frame has room for some 26,000 tables or arrays inside each other. amqprs decodes them by recursion, on the
-//! connection's thread: that one has a stack for it. Nothing so deep leaves this file: the header is removed before the
-//! program sees the message, and dropped on a stack that is large enough.
+//! One frame has room for some 26,000 tables or arrays inside each other. amqprs decodes them by recursion on the
+//! connection's thread, whose stack is large enough. This module removes such a header before the program sees the
+//! message, and drops it on a stack that is large enough.
 
 use std::{
     io,
@@ -31,14 +31,15 @@ use crate::{
 const MOST_FRAME: u32 = if cfg!(target_pointer_width = "64") { 1 << 20 } else { 131_072 };
 
 /// Decoding takes up to 681 bytes of stack for each byte of a frame in a debug build, 113 in a release build (amqprs
-/// 2.1.5, x86-64: tables inside each other, 6 bytes each, and arrays, 5). It is address space: memory is only what was used.
+/// 2.1.5, x86-64: tables inside each other, 6 bytes each, and arrays, 5). This is address space. Only the part that is
+/// used takes memory.
 pub(crate) const STACK: usize = MOST_FRAME as usize * if cfg!(debug_assertions) { 1024 } else { 256 };
 
-/// The least that AMQP allows (0-9-1, section 4.2.3).
+/// The smallest frame that AMQP allows (0-9-1, section 4.2.3).
 const LEAST_FRAME: u32 = 4096;
 
-/// amqprs takes the broker's largest frame as it is offered. 0 stands for any size, which its encoder cannot bear either:
-/// nor a size that leaves no room for content.
+/// amqprs accepts the frame size that the broker offers. 0 means any size. amqprs's encoder cannot handle 0, nor a size
+/// that leaves no room for content.
 pub(crate) fn check_frame_max(frame_max: u32, host: &Host) -> Result<()> {
     let address = host.to_string();
     if (LEAST_FRAME..=MOST_FRAME).contains(&frame_max) {
@@ -58,12 +59,12 @@ pub(crate) fn check_frame_max(frame_max: u32, host: &Host) -> Result<()> {
 
 /// The size of the stack of every thread that amqprs runs on.
 pub(crate) fn stack_size() -> io::Result<usize> {
-    // Tokio panics when it cannot start a thread, as where the address space is limited (`ulimit -v`).
+    // Tokio panics if it cannot start a thread, for instance if the address space is limited (`ulimit -v`).
     drop(thread::Builder::new().stack_size(STACK).spawn(|| {})?.join());
     Ok(STACK)
 }
 
-/// The properties without what is nested too deeply; a warning names what was removed, and where.
+/// The properties without what is nested too deeply. A warning says what was removed, and from which message.
 pub(crate) fn shallow(properties: BasicProperties, of: impl Fn() -> String) -> BasicProperties {
     let Some(headers) = properties.headers().filter(|_| has_deep_header(&properties)) else { return properties };
     let mut kept = FieldTable::new();
@@ -102,27 +103,29 @@ fn has_deep_header(properties: &BasicProperties) -> bool {
     properties.headers().is_some_and(|headers| headers.as_ref().values().any(is_too_deep))
 }
 
-/// Drops them on a thread whose stack is large enough: they cannot be taken apart, since nothing gives their headers away.
+/// Drops them on a thread whose stack is large enough. They cannot be taken apart, because amqprs does not give their
+/// headers away.
 fn drop_deep(properties: Vec<BasicProperties>) {
     let slot = Arc::new(Mutex::new(properties));
     let take_out = |slot: &Mutex<Vec<_>>| take(&mut *slot.lock().unwrap_or_else(PoisonError::into_inner));
     let theirs = slot.clone();
     let dropping = thread::Builder::new().stack_size(STACK).spawn(move || drop(take_out(&theirs)));
     match dropping {
-        // One such thread at a time for each that reads messages.
+        // One such thread at a time for each task that reads messages.
         Ok(dropping) => drop(dropping.join()),
-        // Better leaked than the end of the process.
+        // A leak is better than the end of the process.
         Err(_) => forget(take_out(&slot)),
     }
 }
 
-/// A message fetched by `basic.get`, fit to be handed out.
+/// A message fetched by `basic.get`, safe for the program.
 pub(crate) fn fetched((get, properties, body): GetMessage) -> GetMessage {
     let properties = shallow(properties, || origin("fetched", get.delivery_tag(), get.exchange(), get.routing_key()));
     (get, properties, body)
 }
 
-/// amqprs's receiver of deliveries: hands out what is fit, and drops the unread ones safely, on whichever thread.
+/// amqprs's receiver of deliveries. It makes each message safe before it returns it, and drops unread ones safely on
+/// any thread.
 pub(crate) struct Messages(pub mpsc::UnboundedReceiver<ConsumerMessage>);
 
 impl Messages {
@@ -162,7 +165,7 @@ impl Drop for Messages {
             match unconstrained(self.0.recv()).now_or_never() {
                 Some(Some(message)) => deep.extend(message.basic_properties.filter(has_deep_header)),
                 Some(None) => break,
-                // One is being handed over at this moment.
+                // One message is being handed over at this moment.
                 None => thread::yield_now(),
             }
         }

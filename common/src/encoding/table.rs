@@ -6,8 +6,8 @@ use amqprs::{FieldTable, FieldValue};
 
 use crate::{Error, Result, encoding::short_string::check_name};
 
-/// A table: the arguments of a binding, an exchange or a consumer, or the headers of a message. Of two entries with the
-/// same name the last one counts.
+/// A table: the arguments of a binding, an exchange or a consumer, or the headers of a message. If two entries have the
+/// same name, the last one is used.
 ///
 /// ```
 /// use amqprs::channel::{BasicConsumeArguments, QueueBindArguments};
@@ -48,8 +48,8 @@ where
     Ok(table)
 }
 
-/// A value in a [`table`], made of a plain Rust value: a text, a whole number, a `bool`, an `f64`, a [`SystemTime`] (AMQP
-/// has whole seconds), another table, or amqprs's own [`FieldValue`].
+/// A value in a [`table`], made from a plain Rust value: a text, a whole number, a `bool`, an `f64`, a [`SystemTime`]
+/// (AMQP has whole seconds), another table, or amqprs's own [`FieldValue`].
 ///
 /// A number that does not fit into AMQP's signed 64 bits is an error of the call that uses it, not a panic.
 ///
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(get("d"), Some(FieldValue::d(0.5)));
         assert_eq!(get("e"), Some(FieldValue::T(1)));
         assert!(matches!(get("f"), Some(FieldValue::F(_))));
-        // The length that goes over the wire counts each name once.
+        // The length that is sent counts each name once.
         let mut plain = FieldTable::new();
         for (name, value) in table.as_ref() {
             plain.insert(name.clone(), value.clone());

@@ -12,13 +12,13 @@ use crate::{Error, Result, Tls, escape::shortened, escaped};
 /// The longest short string of AMQP: a virtual host, a user.
 const LONGEST_NAME: usize = 255;
 
-/// What a deadline or pause may be. More was probably meant in milliseconds.
+/// The limits of a deadline or pause. A larger number was probably meant in milliseconds.
 const TIMES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60 * 60);
 
-/// What the deadline of connecting may be. RabbitMQ's own documentation gives it in milliseconds.
+/// The limits of the connection deadline. RabbitMQ's own documentation gives it in milliseconds.
 const CONNECTING: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(2 * 60);
 
-/// What RFC 8305, section 8, allows between two attempts.
+/// The limits that RFC 8305, section 8, allows between two attempts.
 const DELAYS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(2);
 
 /// How to connect to a broker, and how long to wait for it.
@@ -52,8 +52,8 @@ const DELAYS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::f
 /// | `keyfile` | a PEM file with its private key, not encrypted | `certfile` |
 /// | `no_verify_ssl` | `1`: any server is accepted as the broker; each connection logs a warning | 0 |
 ///
-/// A time may be 0.01 seconds to an hour, `connection_timeout` to two minutes. An unknown parameter, one given twice, a value out of range or a file that
-/// cannot be used is an error.
+/// A time may be 0.01 seconds to an hour, and `connection_timeout` at most two minutes. An unknown parameter, a
+/// parameter given twice, a value out of range, and a file that cannot be used are errors.
 ///
 /// ```
 /// use common::ConnectOptions;
@@ -111,7 +111,7 @@ pub(crate) struct Host {
     pub port: u16,
 }
 
-/// How the client says who it is ([access control](https://www.rabbitmq.com/docs/access-control#mechanisms)).
+/// How the client logs in ([access control](https://www.rabbitmq.com/docs/access-control#mechanisms)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mechanism {
     Plain,
@@ -127,7 +127,7 @@ impl fmt::Display for Host {
 impl Host {
     fn new(name: &str, port: u16) -> Result<Self> {
         let inner = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-        // What else a host cannot have would change the meaning of a URL, or of a line of the log.
+        // Other characters would change the meaning of a URL, or of a line of the log.
         let fits = match inner.contains(':') {
             true => inner.parse::<std::net::Ipv6Addr>().is_ok(),
             false => inner.chars().all(|one| one.is_alphanumeric() || "-._".contains(one)),
@@ -149,7 +149,7 @@ impl Host {
         Ok(Self { name, port })
     }
 
-    /// Without the brackets that only a URL needs.
+    /// The host without the brackets that only a URL needs.
     pub fn bare_name(&self) -> &str {
         self.name.trim_start_matches('[').trim_end_matches(']')
     }
@@ -178,7 +178,7 @@ impl Default for ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// `host:port`, or several of them with commas in between, as they appear in messages.
+    /// `host:port`, or several of them with commas between them, as messages show them.
     pub fn address(&self) -> String {
         self.hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(",")
     }
@@ -196,7 +196,7 @@ impl ConnectOptions {
         Ok(self)
     }
 
-    /// The user and its password. Default: `guest` and `guest`, whom RabbitMQ lets in from its own machine only.
+    /// The user and its password. Default: `guest` and `guest`, which RabbitMQ accepts only from its own machine.
     ///
     /// # Errors
     /// [`Error::Invalid`] when one is empty or has a NUL character, or the user more than 255 bytes.
@@ -206,7 +206,7 @@ impl ConnectOptions {
         self.password(password)
     }
 
-    /// The password alone, as when it comes from a file and the rest from a URL.
+    /// Only the password, for instance if it comes from a file and the rest from a URL.
     ///
     /// # Errors
     /// [`Error::Invalid`] when it is empty or has a NUL character.
@@ -216,8 +216,8 @@ impl ConnectOptions {
         Ok(self)
     }
 
-    /// Lets RabbitMQ take the user from the client certificate, which [`tls`](Self::tls) has to name, instead of asking
-    /// for a password. The broker needs its plugin `rabbitmq_auth_mechanism_ssl`.
+    /// Logs in with the client certificate instead of a password. RabbitMQ takes the user from the certificate, which
+    /// [`tls`](Self::tls) has to name. The broker needs its plugin `rabbitmq_auth_mechanism_ssl`.
     ///
     /// # Errors
     /// [`Error::Invalid`] when there is no client certificate.
@@ -261,10 +261,10 @@ impl ConnectOptions {
         self
     }
 
-    /// Seconds between two signs of life. A silent peer is noticed after two intervals. Default: 60.
+    /// Seconds between two heartbeats. A silent peer is noticed after two intervals. Default: 60.
     ///
     /// # Errors
-    /// [`Error::Invalid`] below 2: amqprs floods the broker at 1, and takes 0 for the server's own value.
+    /// [`Error::Invalid`] below 2: with 1 amqprs floods the broker, and with 0 it takes the server's value.
     pub fn heartbeat(mut self, seconds: u16) -> Result<Self> {
         if seconds < 2 {
             return Err(Error::Invalid(format!("the heartbeat cannot be {seconds} s: allowed is 2 to 65535")));
@@ -273,23 +273,23 @@ impl ConnectOptions {
         Ok(self)
     }
 
-    /// The deadline of every operation that waits for the broker, such as a declaration or a confirm.
-    /// Default: 30 seconds; 10 milliseconds to an hour, beyond, the nearest of these.
+    /// The deadline of every operation that waits for the broker, such as a declaration or a confirm. Default: 30
+    /// seconds. It can be 10 milliseconds to an hour; other values become the nearest of these.
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout.clamp(*TIMES.start(), *TIMES.end());
         self
     }
 
-    /// The deadline of one attempt to connect to one host: name look-up, TCP, TLS and AMQP handshake.
-    /// Default: 10 seconds; 10 milliseconds to two minutes, beyond, the nearest of these.
+    /// The deadline of one attempt to connect to one host: name look-up, TCP, TLS and AMQP handshake. Default: 10
+    /// seconds. It can be 10 milliseconds to two minutes; other values become the nearest of these.
     pub fn connection_timeout(mut self, timeout: Duration) -> Self {
         self.connection_timeout = timeout.clamp(*CONNECTING.start(), *CONNECTING.end());
         self
     }
 
     /// The longest pause between two attempts to reconnect, or to set a channel up again. Pauses start at a tenth of a
-    /// second and grow up to this, with a part left to chance, so that clients do not return as one. Default: half a
-    /// second, so that a program is back within a second of its broker.
+    /// second and grow up to this. A part of each pause is random, so that clients do not all reconnect at the same
+    /// moment. Default: half a second, so that a program is connected again within a second of its broker.
     pub fn reconnect_interval(mut self, interval: Duration) -> Self {
         self.reconnect_interval = interval.clamp(*TIMES.start(), *TIMES.end());
         self
@@ -301,22 +301,22 @@ impl ConnectOptions {
         self
     }
 
-    /// A host with several addresses: how long one may take until the next is tried beside it, the first that answers
-    /// wins ([RFC 8305](https://www.rfc-editor.org/rfc/rfc8305), "Happy Eyeballs"). Default: 250 milliseconds, as the
-    /// RFC recommends; 10 milliseconds to 2 seconds, beyond, the nearest of these.
+    /// For a host with several addresses: how long one may take until the next is tried as well. The first that answers
+    /// is used ([RFC 8305](https://www.rfc-editor.org/rfc/rfc8305), "Happy Eyeballs"). Default: 250 milliseconds, as
+    /// the RFC recommends. It can be 10 milliseconds to 2 seconds; other values become the nearest of these.
     pub fn happy_eyeballs_delay(mut self, delay: Duration) -> Self {
         self.happy_eyeballs_delay = delay.clamp(*DELAYS.start(), *DELAYS.end());
         self
     }
 
-    /// A host with IPv6 and IPv4 addresses: how many of the family that comes first are tried before the two families
-    /// take turns (RFC 8305, section 4). Default: 1. With 0 they stay as the system has ordered them.
+    /// For a host with IPv6 and IPv4 addresses: how many addresses of the first family are tried before the two
+    /// families take turns (RFC 8305, section 4). Default: 1. With 0 the addresses stay in the system's order.
     pub fn interleave(mut self, first: u16) -> Self {
         self.interleave = first;
         self
     }
 
-    /// The longest that all hosts together may take.
+    /// The longest time that all hosts together may take.
     pub(crate) fn time_to_connect(&self) -> Duration {
         self.connection_timeout * u32::try_from(self.hosts.len()).unwrap_or(u32::MAX)
     }
@@ -330,7 +330,7 @@ impl ConnectOptions {
         Ok(())
     }
 
-    /// Whether there is a password, where one is needed.
+    /// Checks that there is a password, if one is needed.
     pub(crate) fn check_password(&self) -> Result<()> {
         if self.mechanism == Mechanism::Plain && self.password.is_empty() {
             return Err(Error::Invalid(format!(

@@ -124,7 +124,7 @@ fn what_is_wrong_is_said_without_the_password() {
         ("amqps://u:s3cret@h?certfile=/no/such/file", "`certfile` cannot be `/no/such/file`"),
         ("amqps://u:s3cret@h?keyfile=key.pem", "needs `certfile`"),
         ("amqps://u:s3cret@h?no_verify_ssl=true", "0 or 1"),
-        ("amqps://u:s3cret@-_-..h", "no DNS name"),
+        ("amqps://u:s3cret@-_-..h", "not a DNS name"),
     ] {
         let error = url.parse::<ConnectOptions>().expect_err(url).to_string();
         assert!(error.contains(word), "{url}: {error}");

@@ -1,4 +1,4 @@
-//! Whom to trust, and who this client is: TLS with [rustls](https://docs.rs/rustls).
+//! TLS with [rustls](https://docs.rs/rustls): which brokers to trust, and which certificate this client shows.
 
 use std::{
     fmt, fs,
@@ -16,16 +16,16 @@ use tokio_rustls::rustls::{
 
 use crate::{Error, Result, escape::shortened};
 
-/// No certificate and no key comes near it.
+/// A larger file cannot be a certificate or a key.
 const LARGEST_FILE: u64 = 8 * 1024 * 1024;
 
 /// How to connect with TLS: what a URL says with `amqps://` and its parameters
 /// ([RabbitMQ's guide](https://www.rabbitmq.com/docs/ssl)).
 ///
-/// TLS 1.2 and 1.3. The broker has to show a certificate for the host in the URL, signed by an authority in `cafile`,
-/// `capath` or `cadata`; with none of the three, by one that this system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` name
-/// others). Files are read when the options are made, so that a wrong one is an error at once, and again for each
-/// connection, so that a renewed one needs no restart.
+/// TLS 1.2 and 1.3. The broker has to show a certificate for the host in the URL. It must be signed by an authority in
+/// `cafile`, `capath` or `cadata`, or, without these three, by one that this system trusts (`SSL_CERT_FILE` and
+/// `SSL_CERT_DIR` name others). Files are read when the options are made, so that a wrong file is an error at once.
+/// They are read again for each connection, so that a renewed certificate needs no restart.
 ///
 /// ```no_run
 /// use common::{ConnectOptions, Tls};
@@ -57,7 +57,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Trusts what the system trusts, and shows no certificate.
+    /// Trusts the authorities that the system trusts, and shows no certificate.
     pub fn new() -> Self {
         Self::default()
     }
@@ -86,14 +86,14 @@ impl Tls {
         self
     }
 
-    /// The certificate's private key: a PEM file, not encrypted. Default: it is in the certificate's file, too.
+    /// The certificate's private key: a PEM file, not encrypted. Default: the key is in the certificate's file, too.
     pub fn keyfile(mut self, file: impl Into<PathBuf>) -> Self {
         self.keyfile = Some(file.into());
         self
     }
 
-    /// With `true` any certificate is accepted: **any server is accepted as the broker, and gets the password.** A
-    /// warning is logged for each connection.
+    /// With `true`, any certificate is accepted: **any server is accepted as the broker, and gets the password.** Each
+    /// connection logs a warning.
     pub fn no_verify_ssl(mut self, believe_anybody: bool) -> Self {
         self.no_verify_ssl = believe_anybody;
         self
@@ -107,7 +107,7 @@ impl Tls {
         !self.no_verify_ssl
     }
 
-    /// The parameters of a URL that say the same.
+    /// The URL parameters for these settings.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&'static str, String)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         [
@@ -122,20 +122,23 @@ impl Tls {
         .filter_map(|(key, value)| Some((key, value?)))
     }
 
-    /// The name that the broker's certificate has to be for.
+    /// The name that the broker's certificate must contain.
     pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>> {
         ServerName::try_from(host.to_owned()).map_err(|_| {
-            Error::Invalid(format!("no certificate can be for the host `{}`: it is no DNS name", shortened(host)))
+            Error::Invalid(format!(
+                "a certificate cannot be for the host `{}`, because it is not a DNS name",
+                shortened(host)
+            ))
         })
     }
 
-    /// Whether all files can be used. The system's own certificates are left for later.
+    /// Checks that all files can be used. Does not read the system's own certificates yet.
     pub(crate) fn check(&self) -> Result<()> {
         let roots = self.given_roots()?.unwrap_or_else(RootCertStore::empty);
         self.config_with(roots).map(drop)
     }
 
-    /// Reads all files. It blocks for some milliseconds.
+    /// Reads all files. It blocks for a few milliseconds.
     pub(crate) fn config(&self) -> Result<ClientConfig> {
         let roots = match self.given_roots()? {
             Some(roots) => roots,
@@ -190,7 +193,7 @@ impl Tls {
             }
         }
         if let Some(pem) = &self.cadata {
-            // The value is a page long, so no message has it.
+            // The value can be a page long, so messages do not contain it.
             let unusable = |reason: &str| {
                 Error::Invalid(format!(
                     "the parameter `cadata` cannot be used: {reason}; allowed are certificates in PEM format, \
@@ -246,7 +249,7 @@ fn read_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String>
     if certificates.is_empty() { Err("there is no certificate in it".into()) } else { Ok(certificates) }
 }
 
-/// The certificates in a directory's files; what else is in there is passed over, as OpenSSL does.
+/// The certificates in the files of a directory. Other files are skipped, as OpenSSL does.
 fn directory_certificates(directory: &Path) -> Result<Vec<(PathBuf, CertificateDer<'static>)>> {
     let allowed = "a directory with certificates in PEM format";
     let unreadable = |error: io::Error| unusable("capath", directory, &error.to_string(), allowed);
@@ -282,7 +285,7 @@ fn private_key(key: &str, path: &Path) -> Result<PrivateKeyDer<'static>> {
 fn system_roots() -> Result<RootCertStore> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Some systems carry a few that are too old for rustls.
+    // Some systems have a few certificates that are too old for rustls.
     roots.add_parsable_certificates(loaded.certs);
     if roots.is_empty() {
         let reason = loaded.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
@@ -294,7 +297,7 @@ fn system_roots() -> Result<RootCertStore> {
     Ok(roots)
 }
 
-/// Checks that the other side has the key of its certificate, and not whose certificate it is.
+/// Checks that the other side has the key of its certificate, but not whether the certificate is trusted.
 #[derive(Debug)]
 struct BelieveAnybody(Arc<CryptoProvider>);
 

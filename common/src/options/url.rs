@@ -1,4 +1,4 @@
-//! Options from a URL, and back.
+//! Makes options from a URL, and a URL from options.
 
 use std::{fmt::Write as _, str::FromStr, time::Duration};
 
@@ -40,7 +40,7 @@ impl FromStr for ConnectOptions {
         if !url.username().is_empty() {
             options.user = decode(url.username(), "user")?;
             check_user(&options.user)?;
-            // Never the usual one: that is the password of another user.
+            // Never the default password, because it belongs to another user.
             options.password.clear();
         }
         if let Some(password) = url.password() {
@@ -62,7 +62,7 @@ impl FromStr for ConnectOptions {
             options.parameter(&key, &value)?;
             seen.push(key);
         }
-        // Each parameter is fine for itself; now together.
+        // Each parameter is valid. Now check them together.
         match options.tls.clone() {
             Some(tls) => options.tls(tls),
             None => {
@@ -117,7 +117,8 @@ impl ConnectOptions {
         Ok(())
     }
 
-    /// All of it as one URL that [parses](str::parse) to the same options. **It contains the password**: not for logs.
+    /// The options as one URL that [parses](str::parse) to the same options. **It contains the password**, so do not
+    /// log it.
     ///
     /// ```
     /// use common::ConnectOptions;
@@ -157,10 +158,10 @@ impl ConnectOptions {
     }
 }
 
-/// Programs once took it for `localhost`, which would get the password.
-const EMPTY_HOST: &str = "one of its hosts is empty; between commas stand names or addresses";
+/// Programs once took an empty host for `localhost`. Then `localhost` would get the password.
+const EMPTY_HOST: &str = "one of its hosts is empty; write a name or an address between commas";
 
-/// The URL itself is in no message: it may hold a password.
+/// No message contains the URL itself, because it may contain a password.
 fn malformed(reason: &str) -> Error {
     Error::Invalid(format!(
         "the URL of RabbitMQ is malformed: {reason}; it looks like amqp://user:password@localhost:5672/virtual-host"
@@ -194,12 +195,12 @@ fn encode(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, UNRESERVED)
 }
 
-/// A URL in the parts that the URL standard does not know, or changes.
+/// The parts of a URL that the URL standard does not know, or changes.
 struct Parts<'a> {
     /// With the first host only, and without a path.
     url: String,
     more_hosts: Vec<&'a str>,
-    /// As it is written: the URL standard takes `.` and `..` for steps.
+    /// As it is written, because the URL standard takes `.` and `..` for steps in a path.
     virtual_host: &'a str,
 }
 
@@ -210,7 +211,7 @@ fn split(text: &str) -> Result<Parts<'_>> {
     }
     let start = text.find("://").map_or(0, |colon| colon + 3);
     let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |length| start + length);
-    // A password with one of these characters in it would end up in places that are shown.
+    // A password with one of these characters would become part of the address, which is shown.
     if text[end..].contains(['@', '#']) {
         return Err(malformed(
             "there is an `@` or `#` behind the host; what belongs to the password or another part is written %2F for `/`, \

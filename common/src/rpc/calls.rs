@@ -1,4 +1,4 @@
-//! The calls on their way: which correlation id belongs to whom, and where the replies come to.
+//! The calls in progress: which correlation id belongs to which caller, and where the replies arrive.
 
 use std::{
     collections::HashMap,
@@ -13,22 +13,22 @@ use crate::{Delivery, Error, Message, Result, consumer::subscriber::CurrentSubsc
 #[derive(Default)]
 pub(super) struct Calls {
     table: Mutex<CallTable>,
-    /// Told when there is another reply queue.
+    /// Notified when there is another reply queue.
     renewed: Notify,
 }
 
 #[derive(Default)]
 struct CallTable {
-    /// Where replies arrive at present. Calls made for an earlier reply queue have failed.
+    /// Where replies arrive at present. The calls for an earlier reply queue have failed.
     replies_at: Option<CurrentSubscription>,
     waiting: HashMap<Uuid, oneshot::Sender<Result<Message>>>,
-    /// How many replies have come without an id of ours.
+    /// How many replies have come that do not have an id of ours.
     foreign: u64,
     /// Why there will never be another reply.
     ended: Option<Error>,
 }
 
-/// One call, in the map for as long as this exists.
+/// One call. It is in the map as long as this value exists.
 pub(super) struct Call<'a> {
     /// The correlation id.
     pub id: Uuid,
@@ -47,7 +47,7 @@ impl Drop for Call<'_> {
 
 impl Calls {
     fn lock(&self) -> MutexGuard<'_, CallTable> {
-        // No code that can panic runs under the lock.
+        // No code that can panic may run under the lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -63,7 +63,7 @@ impl Calls {
     /// A new call, as soon as there is a reply queue.
     pub async fn register(&self) -> Result<Call<'_>> {
         loop {
-            // Listens before it looks.
+            // Listens before it checks.
             let renewed = self.renewed.notified();
             {
                 let mut table = self.lock();
@@ -81,7 +81,7 @@ impl Calls {
         }
     }
 
-    /// Hands a reply to its call. A reply that is late, comes twice or belongs to another client is ignored.
+    /// Passes a reply to its call. A reply that is late, comes twice or belongs to another client is ignored.
     pub fn answer(&self, reply: Delivery) {
         let (message, _) = reply.split();
         let id = message.properties.correlation_id().map_or("", String::as_str);
@@ -97,14 +97,14 @@ impl Calls {
         }
     }
 
-    /// One call has come to nothing.
+    /// A call has failed.
     pub fn fail(&self, id: &Uuid, reason: Error) {
         if let Some(caller) = self.lock().waiting.remove(id) {
             let _ = caller.send(Err(reason));
         }
     }
 
-    /// The reply queue is another one, or none: nobody will answer the calls made before.
+    /// The reply queue has changed, or there is none. The earlier calls get no reply any more.
     pub fn renew(&self, replies_at: Option<CurrentSubscription>) {
         let mut table = self.lock();
         match (&table.replies_at, &replies_at) {

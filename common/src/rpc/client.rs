@@ -1,4 +1,4 @@
-//! The side that asks.
+//! The client side of RPC.
 
 use std::{
     future::Future,
@@ -24,9 +24,9 @@ use crate::{
 
 /// Calls remote procedures and matches each reply to its call, by correlation id, on one reply queue.
 ///
-/// Any number of calls may be on their way at once. Every call ends: with its own reply, or with an error when the
-/// server answers with one, when nobody has declared the request queue, when the connection is lost, or when the
-/// time is over. A late, foreign or second reply is logged and thrown away. Dropping a call leaves nothing behind.
+/// Many calls may be in progress at the same time. Every call ends: with its own reply, or with an error if the server
+/// answers with an error, if the request queue does not exist, if the connection is lost, or if the timeout is over. A
+/// late, foreign or second reply is logged and ignored. Dropping a call leaves nothing behind.
 ///
 /// ```no_run
 /// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
@@ -42,13 +42,13 @@ use crate::{
 pub struct RpcClient {
     channel: Channel,
     calls: Arc<Calls>,
-    /// Requests have to go out on the AMQP channel that consumes the replies.
+    /// Requests must be sent on the AMQP channel that consumes the replies.
     direct: bool,
     _stop: DropGuard,
 }
 
 impl RpcClient {
-    /// Replies come to a queue that is exclusive to this connection, another one after each loss. Requests are
+    /// Replies come to a queue that is exclusive to this connection. After each loss it is a new queue. Requests are
     /// published on `channel`.
     ///
     /// # Errors
@@ -57,11 +57,11 @@ impl RpcClient {
         Self::start(channel, false, reply_queue).await
     }
 
-    /// Replies come by [direct reply-to](https://www.rabbitmq.com/docs/direct-reply-to): RabbitMQ passes them on to this
-    /// client without any queue, which saves one where clients come and go.
+    /// Replies come by [direct reply-to](https://www.rabbitmq.com/docs/direct-reply-to): RabbitMQ passes them to this
+    /// client without a queue. This saves a queue where clients come and go.
     ///
-    /// Requests and replies share one AMQP channel: a request that RabbitMQ refuses, such as one over its size limit,
-    /// ends all calls on their way.
+    /// Requests and replies share one AMQP channel. So if RabbitMQ refuses a request, for instance one over its size
+    /// limit, all calls in progress end.
     ///
     /// # Errors
     /// Those of [`Channel::consume`].
@@ -76,15 +76,15 @@ impl RpcClient {
     {
         let consumer = channel.consume(replies).await?;
         let (calls, stop) = (Arc::new(Calls::default()), CancellationToken::new());
-        // Where the replies come in: one thread less for each of them to wake.
+        // The task runs where the replies arrive, so that one thread less has to be woken for each of them.
         channel.core.connection.spawn(receive_replies(consumer, calls.clone(), stop.clone()));
         Ok(Self { channel: channel.clone(), calls, direct, _stop: stop.drop_guard() })
     }
 
-    /// Sends a request to the queue of that name and waits for its reply.
+    /// Sends a request to the queue with this name and waits for its reply.
     ///
-    /// The timeout is also the request's expiration: a server computes nothing for a caller that has left.
-    /// While the connection is down the call waits for it.
+    /// The timeout is also the request's expiration, so that a server computes nothing for a caller that has left.
+    /// While the connection is down, the call waits for it.
     ///
     /// # Errors
     /// - [`Remote`](Error::Remote): the server answered with an error.
@@ -102,7 +102,7 @@ impl RpcClient {
         }
     }
 
-    /// How many calls are waiting for their reply.
+    /// How many calls wait for their reply.
     ///
     /// ```no_run
     /// # fn example(client: common::rpc::RpcClient) {
@@ -113,8 +113,8 @@ impl RpcClient {
         self.calls.len()
     }
 
-    /// Sends a request and waits for its reply, whatever that says. `properties` is told the reply queue's name, and how
-    /// much of the patience is left.
+    /// Sends a request and waits for its reply of any kind. `properties` gets the name of the reply queue and the
+    /// remaining time.
     pub(super) async fn request(
         &self,
         queue: &str,
@@ -131,7 +131,7 @@ impl RpcClient {
             properties.with_reply_to(&call.reply_to).with_correlation_id(&call.id.to_string());
             let to = BasicPublishArguments::new("", queue).mandatory(true).finish();
             let (calls, id) = (self.calls.clone(), call.id);
-            // A call that gets its reply need not be woken for the confirm before it.
+            // A caller that gets its reply need not be woken for the confirm before it.
             let failed = ConfirmSender::Failure(Box::new(move |error| calls.fail(&id, error)));
             let (replies_on, request) = (call.session.clone(), Outgoing::new(to, properties, body));
             let asked = async {
@@ -142,7 +142,7 @@ impl RpcClient {
                     self.channel.send(Some(failed), request).await
                 }
             };
-            // The reply queue may go while the request waits for a connection.
+            // The reply queue may be lost while the request waits for a connection.
             tokio::select! {
                 biased;
                 reply = &mut call.reply => reply,
@@ -186,7 +186,7 @@ async fn reply_queue(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     Ok(BasicConsumeArguments::new(&queue.name, "").auto_ack(true).finish())
 }
 
-/// RabbitMQ wants this subscription on the AMQP channel that will publish the requests, before them, and without
+/// RabbitMQ requires this subscription on the AMQP channel that publishes the requests, before them, and without
 /// acknowledgement.
 async fn direct_reply_to(channel: SetupChannel) -> Result<BasicConsumeArguments> {
     channel.confirm_select().await?;
@@ -199,7 +199,7 @@ async fn receive_replies(mut consumer: Consumer, calls: Arc<Calls>, stop: Cancel
     calls.renew(current.borrow_and_update().clone());
     let reason = loop {
         tokio::select! {
-            // What has come before a loss is still an answer.
+            // A reply that came before a loss is still an answer.
             biased;
             () = &mut stopped => return,
             reply = consumer.try_next() => match reply {

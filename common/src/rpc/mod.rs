@@ -1,14 +1,14 @@
 //! Remote procedure calls over two queues: requests go to the server's, replies come to the client's own
 //! ([tutorial](https://www.rabbitmq.com/tutorials/tutorial-six-python)).
 //!
-//! On the wire: the request carries `reply_to`, the client's reply queue, and `correlation_id`, a UUID; the reply
-//! goes to that queue through the default exchange and carries the same `correlation_id`. A reply of type
-//! `error` ([`TYPE_ERROR`]) has the error's text for its body; any other reply is a result, so that programs which
-//! know nothing of types can be on either side.
+//! A request carries `reply_to`, the client's reply queue, and `correlation_id`, a UUID. The reply goes to that queue
+//! through the default exchange and carries the same `correlation_id`. If a reply has the type `error`
+//! ([`TYPE_ERROR`]), its body is the text of the error. Any other reply is a result, so that a program that does not
+//! use types can be on either side.
 //!
-//! [`RpcClient`] and [`RpcServer`] are that, and no more. On top of them, [`JsonRpcClient`] and [`JsonRpcServer`] call
-//! functions by their names with arguments and results in JSON, and understand aio-pika's `JsonRPC` in Python:
-//! each function has a queue of its name.
+//! [`RpcClient`] and [`RpcServer`] do only this. [`JsonRpcClient`] and [`JsonRpcServer`] build on them: they call
+//! functions by name, with arguments and results in JSON, and work with aio-pika's `JsonRPC` in Python. Each function
+//! has a queue with its name.
 
 mod calls;
 mod client;

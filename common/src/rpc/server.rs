@@ -1,4 +1,4 @@
-//! The side that answers.
+//! The server side of RPC.
 
 use std::{
     fmt::Display,
@@ -25,12 +25,14 @@ use crate::{
 
 /// Answers requests from a queue.
 ///
-/// Every request with a `reply_to` gets a reply: the handler's result, or an error reply when it fails or panics. A
-/// request is acknowledged after its reply is confirmed, so that a server which dies in between leaves it to another
-/// one; the client may then see two replies. A request without `reply_to` is worked on, too; its result is thrown away.
+/// Every request with a `reply_to` gets a reply: the handler's result, or an error reply if the handler fails or
+/// panics. A request is acknowledged after its reply is confirmed. So if a server dies in between, another one gets the
+/// request; the client may then get two replies. The handler also runs for a request without `reply_to`, but its result
+/// is discarded.
 ///
-/// A request whose reply cannot be sent goes back to the queue. On a quorum queue that, and each server that dies with a
-/// request, may count towards a limit: see [`ProcessOptions`](crate::ProcessOptions#how-often-a-message-may-come-back).
+/// If a reply cannot be sent, its request goes back to the queue. On a quorum queue this may count towards a limit, as
+/// does each server that dies with a request: see
+/// [`ProcessOptions`](crate::ProcessOptions#how-often-a-message-may-come-back).
 ///
 /// ```no_run
 /// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
@@ -58,8 +60,8 @@ pub struct RpcServer {
 }
 
 impl RpcServer {
-    /// Starts consuming requests, as `subscribe` says (with manual acknowledgement; its prefetch is the number of
-    /// requests worked on at a time). Replies are published on `channel`.
+    /// Starts consuming requests. `subscribe` says from where, with manual acknowledgement. Its prefetch is the number
+    /// of requests that are handled at the same time. Replies are published on `channel`.
     ///
     /// # Errors
     /// Those of [`Channel::consume`]; [`Invalid`](Error::Invalid) with automatic acknowledgement.
@@ -86,10 +88,10 @@ impl RpcServer {
         self.serve_until(handler, pending::<()>()).await
     }
 
-    /// Answers requests until `stop`; then takes no more, gives back those it has not begun, and ends when the others
-    /// are answered and acknowledged. Nobody notices that this server is gone.
+    /// Answers requests until `stop` resolves. Then it takes no more requests, gives back those that it has not begun,
+    /// and ends when the others are answered and acknowledged. Clients do not notice that this server has ended.
     ///
-    /// Any future will do for `stop`; what it returns does not matter.
+    /// `stop` can be any future. Its result does not matter.
     ///
     /// ```no_run
     /// # use common::{ConnectionManager, Message, Result, rpc::RpcServer};
@@ -132,22 +134,23 @@ impl RpcServer {
     }
 }
 
-/// Makes a reply's body of the outcome, and completes its properties; it is told the delivery mode of the request.
+/// Makes the body of a reply from the handler's result, and completes its properties. It gets the delivery mode of the
+/// request.
 pub(super) type Encode = fn(Result<Vec<u8>, RemoteError>, Option<u8>, &mut BasicProperties) -> Vec<u8>;
 
 fn text(outcome: Result<Vec<u8>, RemoteError>, _: Option<u8>, _: &mut BasicProperties) -> Vec<u8> {
     outcome.unwrap_or_else(|error| error.message.into_bytes())
 }
 
-/// A request that was worked on.
+/// A request that the handler has finished.
 struct Answer {
     caller: Caller,
-    /// `None`: nobody asked for one.
+    /// `None` if no reply was requested.
     reply: Option<Box<Outgoing>>,
     request: Receipt,
 }
 
-/// Where replies go, and how they are marked. What a request says of it, without the rest.
+/// Where replies go, and how they are marked: what is needed of a request after its handler has run.
 struct Caller {
     reply_to: Option<String>,
     correlation_id: Option<String>,
@@ -174,7 +177,7 @@ where
 impl Caller {
     fn reply(&self, outcome: Result<Vec<u8>, RemoteError>, encode: Encode) -> Option<Box<Outgoing>> {
         let Some(reply_to) = &self.reply_to else {
-            tracing::warn!("a request without `reply_to` cannot be answered; its result is thrown away");
+            tracing::warn!("a request without `reply_to` cannot be answered; its result is discarded");
             return None;
         };
         let kind = if outcome.is_ok() { TYPE_RESULT } else { TYPE_ERROR };
@@ -184,20 +187,20 @@ impl Caller {
             properties.with_correlation_id(id);
         }
         let body = encode(outcome, self.delivery_mode, &mut properties);
-        // Not mandatory: a client that has gone needs no answer.
+        // Not mandatory: a client that has ended needs no answer.
         Some(Outgoing::new(BasicPublishArguments::new("", reply_to), properties, body))
     }
 }
 
 impl Answer {
-    /// Sends the reply; then its request can be settled.
+    /// Sends the reply. Then its request can be settled.
     async fn send(self, channel: Channel, encode: Encode) -> Done {
         let Self { caller, reply, request } = self;
         let sent = match send(&channel, reply).await {
-            // This reply cannot be sent, as one too large for the broker; a short one can.
+            // This reply cannot be sent, for instance because it is too large for the broker. A short error reply can.
             Err(error) if is_permanent(&error) => {
                 let reason = format!("the server could not send its reply: {error}");
-                // In a box, since it is rare and as large as the first.
+                // In a box, because it is rare and as large as the first future.
                 Box::pin(send(&channel, caller.reply(Err(RemoteError::new("ReplyError", reason)), encode))).await
             }
             sent => sent,
@@ -210,7 +213,7 @@ impl Answer {
             }
             Err(error) => {
                 tracing::warn!("a reply could not be sent, so its request goes back to the queue: {error}");
-                // It is not the request's fault, so it shall not count towards a quorum queue's delivery limit.
+                // The request did not cause this, so it must not count towards a quorum queue's delivery limit.
                 SettleMethod::Nack { requeue: true }
             }
         };
@@ -223,7 +226,7 @@ fn is_permanent(error: &Error) -> bool {
     matches!(error, Error::Closed { .. } | Error::Nacked | Error::Invalid(_))
 }
 
-/// Publishes a reply; it has arrived when this returns.
+/// Publishes a reply. When this returns, it has arrived.
 async fn send(channel: &Channel, reply: Option<Box<Outgoing>>) -> Result<()> {
     let Some(reply) = reply else { return Ok(()) };
     channel.send_confirmed(reply).await?.await

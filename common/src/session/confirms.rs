@@ -29,7 +29,7 @@ pub(crate) struct PendingConfirms {
 struct Entries {
     /// The number of `pending[0]`, minus one.
     settled: u64,
-    /// Numbers follow each other without a gap, so the index is the number.
+    /// The numbers have no gaps, so the index gives the number.
     pending: VecDeque<Option<PendingConfirm>>,
     waiting: usize,
     refusal: Option<Refusal>,
@@ -38,16 +38,16 @@ struct Entries {
 /// The broker ended the channel because of a message published on it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Refusal {
-    /// It is known which one it was.
+    /// Whether it is known which message it was.
     pub is_clear: bool,
-    /// Somebody waited for a confirm, and knows now.
+    /// Whether someone waited for that message's confirm and now has the error.
     pub was_told: bool,
 }
 
 struct PendingConfirm {
-    /// `None` when it was told, and the broker may still have the message before it.
+    /// `None` when the caller has been told, although the broker may still settle the message.
     confirm: Option<ConfirmSender>,
-    /// The message's share of the bound on what may be in flight; free again when the entry goes.
+    /// The message's share of the limit of what may be in flight. It is free again when the entry is removed.
     share: Option<OwnedSemaphorePermit>,
     sent: Instant,
     mark: Mark,
@@ -61,7 +61,7 @@ pub(crate) enum ConfirmSender {
     Failure(Box<dyn FnOnce(Error) + Send>),
 }
 
-/// How a message that was not lost ended.
+/// How a message ended that was not lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Ack,
@@ -70,7 +70,7 @@ pub(crate) enum Verdict {
 
 impl PendingConfirms {
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        // No code that can panic runs under the lock.
+        // No code that can panic may run under the lock.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -94,7 +94,8 @@ impl PendingConfirms {
         Some(Unsent { pending_confirms: self, number })
     }
 
-    /// Takes the newest number back: its message was not sent. Only its owner, who holds the publisher's turn, may.
+    /// Takes the newest number back, because its message was not sent. Only the task that has the publisher's turn may
+    /// do this.
     fn take_back(&self, number: u64) {
         let mut entries = self.entries();
         if entries.settled + entries.pending.len() as u64 == number
@@ -104,14 +105,14 @@ impl PendingConfirms {
         }
     }
 
-    /// The broker returned a mandatory message; its ack follows.
+    /// The broker has returned a mandatory message. Its ack follows.
     pub fn returned(&self, number: u64, message: Returned) {
         if let Some(pending) = self.entries().get(number) {
             pending.returned = Some(Box::new(message));
         }
     }
 
-    /// The broker settled one message, or all up to this one.
+    /// The broker has settled one message, or all messages up to this one.
     pub fn settle(&self, number: u64, multiple: bool, verdict: Verdict) {
         let mut freed = None;
         let mut entries = self.entries();
@@ -127,12 +128,12 @@ impl PendingConfirms {
             self.empty.notify_waiters();
         }
         drop(entries);
-        // The shares of all of them at once, which is one lock instead of many.
+        // The shares of all of them are released together, which needs one lock instead of many.
         drop(freed);
     }
 
-    /// Gives up on messages that wait longer than this: the broker says nothing when it is short of memory or disk. They
-    /// keep their share of what may be in flight, since they may be waiting in a buffer on the way.
+    /// Gives up on messages that have waited longer than this, because the broker sends nothing while it is short of
+    /// memory or disk. They keep their share of what may be in flight, since they may still be in a buffer.
     pub fn expire(&self, after: Duration) {
         let mut entries = self.entries();
         let Entries { pending, waiting, .. } = &mut *entries;
@@ -145,18 +146,18 @@ impl PendingConfirms {
         }
     }
 
-    /// Whether the oldest message has waited so long for its confirm, told or not.
+    /// Whether the oldest message has waited this long for its confirm, even if it was given up.
     pub fn is_silent_for(&self, time: Duration) -> bool {
         self.entries().pending.iter().flatten().next().is_some_and(|pending| pending.sent.elapsed() >= time)
     }
 
-    /// Whether there are messages without a confirm, and nobody waits for one of them any more.
+    /// Whether there are messages without a confirm, and all of them were given up.
     pub fn is_given_up(&self, after: Duration) -> bool {
         self.waiting() == 0 && self.is_silent_for(after)
     }
 
-    /// Signals `closed`, unless it is signalled already. Then nothing more can be registered, and what waits will never be
-    /// confirmed.
+    /// Signals `closed`, unless it is already signalled. Then no more messages can be registered, and the pending ones
+    /// will never be confirmed.
     pub fn end(&self, closed: &Loss, reason: Error) {
         let mut entries = self.entries();
         if closed.signal(reason.clone()) {
@@ -165,7 +166,8 @@ impl PendingConfirms {
         }
     }
 
-    /// The same, because the broker refused a message. It took all before that one, and ignored all after it.
+    /// The same, because the broker refused a message. It accepted all messages before that one, and ignored all after
+    /// it.
     pub fn refuse(&self, closed: &Loss, code: u16, text: &str) {
         let error = Error::Closed { doing: "RabbitMQ refused a message".into(), code, text: text.into() };
         let mut entries = self.entries();
@@ -183,15 +185,15 @@ impl PendingConfirms {
         self.empty.notify_waiters();
     }
 
-    /// Once it has ended: whether that was because of a message.
+    /// Once the session has ended: whether that was because of a message.
     pub fn refusal(&self) -> Option<Refusal> {
         self.entries().refusal
     }
 
-    /// Waits until nothing waits for its confirm.
+    /// Waits until no message waits for its confirm.
     pub async fn drained(&self) {
         loop {
-            // Listens before it looks.
+            // Listens before it checks.
             let told = self.empty.notified();
             if self.waiting() == 0 {
                 return;
@@ -212,12 +214,12 @@ impl Entries {
         self.pending.get_mut(usize::try_from(index).ok()?)?.as_mut()
     }
 
-    /// Which of them the broker means when it says this of a message that it refused; several when they are alike.
+    /// Which messages the broker can mean with these words about a refused message. Several, if they are alike.
     fn refused(&self, text: &str) -> Vec<usize> {
         let all = || self.pending.iter().enumerate().filter_map(|(index, one)| Some((index, one.as_ref()?)));
         let mut first_two = all().map(|(index, _)| index);
         match (first_two.next(), first_two.next(), Refused::in_words(text)) {
-            // There is no other.
+            // There is only this one.
             (Some(only), None, _) => vec![only],
             (_, _, Some(refused)) => {
                 all().filter(|(_, one)| fits(&refused, &one.mark)).map(|(index, _)| index).collect()
@@ -226,12 +228,12 @@ impl Entries {
         }
     }
 
-    /// Tells all how they ended, and forgets them. Returns whether anybody was there to be told.
+    /// Tells all of them how they ended, and forgets them. Returns whether someone was told.
     fn end(&mut self, how: impl Fn(usize) -> Error) -> bool {
         self.waiting = 0;
         let all = self.pending.drain(..).enumerate();
         let told = all.filter_map(|(index, one)| one?.tell(Err(how(index))));
-        // Each of them: `any` would stop at the first.
+        // Tell each of them: `any` would stop at the first.
         told.filter(|told| *told).count() > 0
     }
 
@@ -244,7 +246,7 @@ impl Entries {
         }
     }
 
-    /// Settles the oldest entry and moves on. Returns whether there was one.
+    /// Settles the oldest entry. Returns whether there was one.
     fn settle_first(&mut self, verdict: Verdict, freed: &mut Option<OwnedSemaphorePermit>) -> bool {
         let Some(slot) = self.pending.pop_front() else { return false };
         self.settled += 1;
@@ -272,7 +274,7 @@ impl PendingConfirm {
         waited
     }
 
-    /// `None` when it was not waited for any more; else whether a caller still waited for it.
+    /// `None` if it was not pending any more; otherwise whether a caller still waited for it.
     fn tell(&mut self, outcome: Result<()>) -> Option<bool> {
         let heard = match self.confirm.take()? {
             // The caller may have dropped its confirm.
@@ -286,14 +288,14 @@ impl PendingConfirm {
     }
 }
 
-/// A message that has its number and is not on its way yet. Dropped, it leaves no gap in the numbers.
+/// A message that has its number but is not sent yet. If it is dropped, the numbers still have no gap.
 pub(crate) struct Unsent<'a> {
     pending_confirms: &'a PendingConfirms,
     pub number: u64,
 }
 
 impl Unsent<'_> {
-    /// It is on its way.
+    /// The message has been sent.
     pub fn sent(self) {
         std::mem::forget(self);
     }

@@ -1,4 +1,5 @@
-//! amqprs keeps the arguments of a queue's declaration private. What has to be known of them is read off their debug print.
+//! amqprs keeps the arguments of a queue's declaration private. This module reads what must be known from their debug
+//! print.
 
 use amqprs::channel::QueueDeclareArguments;
 
@@ -11,12 +12,12 @@ use crate::{
     },
 };
 
-/// Without an answer the broker's refusal would meet whatever comes next.
+/// Without an answer, RabbitMQ's refusal would hit the next call.
 pub(crate) fn check_answered(no_wait: bool) -> Result<()> {
     if no_wait { Err(Error::Invalid("no_wait would hide the broker's answer; leave it off".into())) } else { Ok(()) }
 }
 
-/// A declaration without contradictions.
+/// Facts about a declaration's arguments.
 pub(crate) struct Checked {
     pub arguments: QueueDeclareArguments,
     pub name: String,
@@ -28,16 +29,16 @@ pub(crate) struct Checked {
 }
 
 pub(crate) fn check_printed(arguments: QueueDeclareArguments) -> Result<Checked> {
-    // Two brackets are around the values: those of the arguments and of their table.
+    // Two brackets are around the values: the brackets of the arguments and of their table.
     if has_more_levels(&arguments, MOST_LEVELS + 2) {
         return Err(Error::Invalid(format!(
             "cannot declare a queue: one of its arguments is nested deeper than {MOST_LEVELS} levels"
         )));
     }
     let print = format!("{arguments:?}");
-    let unknown = || Error::Invalid("this version of amqprs prints queue arguments in another way".into());
+    let unknown = || Error::Invalid("this version of amqprs prints queue arguments differently".into());
     let (name, flags, table) = parts(&print).ok_or_else(unknown)?;
-    // It can only look longer than it is: quotes are escaped in it.
+    // The text can only look longer than it is, because its quotes are escaped.
     check_name("queue name", name)?;
     check_answered(flags.contains("no_wait: true"))?;
     let Table { said, real } = Table::printed(table).ok_or_else(unknown)?;
@@ -74,14 +75,14 @@ fn quoted(print: &str) -> Option<usize> {
 
 /// The size of a table on the wire, in bytes.
 struct Table {
-    /// With the length that amqprs has added up, and will send.
+    /// With the length that amqprs has added up and will send.
     said: usize,
-    /// With the length of what is in it.
+    /// With the length of its real content.
     real: usize,
 }
 
 impl Table {
-    /// Adds up what stands in the print of a `FieldTable`, such as `FieldTable(7, {ShortStr(4, "name"): t(true)})`.
+    /// Adds up the sizes in the print of a `FieldTable`, such as `FieldTable(7, {ShortStr(4, "name"): t(true)})`.
     fn printed(mut print: &str) -> Option<Self> {
         let length = |print: &str| print.split_once(',')?.0.parse::<usize>().ok();
         let said = 4 + length(print.strip_prefix("FieldTable(")?)?;
@@ -106,7 +107,7 @@ impl Table {
                 ("FieldTable" | "FieldArray", Some(_)) => 4,
                 ("LongStr" | "ByteArray", Some(inside)) => 4 + length(inside)?,
                 ("ShortStr", Some(inside)) => 1 + length(inside)?,
-                // Punctuation; a number, or `true`.
+                // Punctuation, a number, or `true`.
                 ("", _) | (_, None) => 0,
                 _ => return None,
             };

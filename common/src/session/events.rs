@@ -1,4 +1,4 @@
-//! What the broker says on a session, by itself.
+//! What the broker says on a session without being asked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,9 +16,10 @@ use crate::{
     session::{confirms::Verdict, message_number::remove_number, state::SessionState},
 };
 
-/// How long a channel that the broker closed lingers before it is answered and amqprs's dispatcher ends. Deliveries may
-/// follow the close: in RabbitMQ they come from another process, and a quorum queue goes on until the prefetch is used
-/// up. One that finds no dispatcher ends the whole connection, and on a busy machine 20 ms were too short.
+/// How long to wait before the broker's close of a channel is answered and amqprs's dispatcher ends. Deliveries may
+/// still come after the close: in RabbitMQ they come from another process, and a quorum queue delivers until the
+/// prefetch is used up. A delivery that finds no dispatcher ends the whole connection. On a busy machine 20 ms were too
+/// short.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Runs inside amqprs's dispatcher, so it never calls the channel. It holds the state but not the session, which it would keep
@@ -40,19 +41,20 @@ impl ChannelCallback for SessionEvents {
     async fn close(&mut self, raw: &RawChannel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
         self.connection.numbers.lose(raw.channel_id());
         self.state.end_by_broker(&close);
-        // The answer has to wait: else what is still on its way, in either direction, costs the whole connection. And it
-        // has to come: a quorum queue keeps what was delivered on this channel, unacknowledged, until then.
+        // The answer has to wait: otherwise a frame that is still on its way, in either direction, ends the whole
+        // connection. But it must be sent, because until then a quorum queue keeps what was delivered on this channel
+        // unacknowledged.
         let quiet = async {
             sleep(LINGER).await;
-            // Whoever is publishing or settling has sent it when this is free; whoever comes later sees the loss.
+            // When this lock is free, tasks that published or settled have sent everything. Later ones see the loss.
             drop(self.state.order.lock().await);
         };
         tokio::select! {
             () = self.connection.ended() => {}
             () = quiet => {}
         }
-        // When the connection has ended, or will in a moment, nobody is there to be answered, and amqprs would panic. Its
-        // writer may end before anybody is told of the loss.
+        // If the connection has ended, or ends in a moment, there is no peer to answer, and amqprs would panic. Its
+        // writer may end before the loss is reported.
         if raw.is_connection_open() && !self.connection.is_ending() {
             Ok(())
         } else {
@@ -61,7 +63,7 @@ impl ChannelCallback for SessionEvents {
     }
 
     async fn cancel(&mut self, _: &RawChannel, _: Cancel) -> Result<(), amqprs::error::Error> {
-        // The channel lives, and what it has delivered can be settled.
+        // The channel still lives, and its deliveries can be settled.
         self.state.cancelled.cancel();
         Ok(())
     }

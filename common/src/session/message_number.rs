@@ -1,8 +1,8 @@
-//! The number of a mandatory message, in a header: RabbitMQ returns a message without saying which one it is.
+//! The number of a mandatory message, in a header, because RabbitMQ returns a message without its number.
 
 use amqprs::{BasicProperties, FieldValue};
 
-/// Carries the number of a mandatory message: the broker returns it without one.
+/// The header with the number of a mandatory message.
 const NUMBER_HEADER: &str = "x-publish-number";
 
 /// Its size among the headers: the name with its length, the type, the number.

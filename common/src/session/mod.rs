@@ -45,26 +45,27 @@ pub(crate) struct Session {
     pub state: Arc<SessionState>,
     /// In confirm mode.
     confirms: AtomicBool,
-    /// The prefetch, once one was chosen; 0 is no bound.
+    /// The prefetch, once it has been set. 0 means no limit.
     pub prefetch: std::sync::Mutex<Option<u16>>,
-    /// The last queue declared, which AMQP lets the name "" stand for (`queue.bind`, `basic.consume`).
+    /// The last declared queue. In AMQP the name "" stands for it (`queue.bind`, `basic.consume`).
     pub last_queue: std::sync::Mutex<String>,
-    /// For a consumer's setup: the exclusive queues that the broker named for it. They stay until the connection ends, and
-    /// nobody else can know them.
+    /// For a consumer's setup: the exclusive queues that the broker has named for it. They remain until the connection
+    /// ends, and no other program can know their names.
     pub own_queues: std::sync::Mutex<Option<Vec<String>>>,
     pub connection: Arc<ConnectionState>,
-    /// The largest frame that the broker takes; 0 is no limit.
+    /// The largest frame that the broker accepts. 0 means no limit.
     pub frame_max: usize,
     pub timeout: Duration,
 }
 
-/// An open channel. Dropped, it is closed.
+/// An open channel. It is closed when this is dropped.
 struct Open {
     // An option only so that `drop` can take it.
     raw: Option<RawChannel>,
     /// Its number, until it is closed.
     number: std::sync::Mutex<Option<Number>>,
-    /// Held, by the task that runs it, during a synchronous call: two at once kill amqprs's dispatcher.
+    /// The task that makes a synchronous call holds this lock, because two calls at the same time make amqprs's
+    /// dispatcher panic.
     calls: Arc<Mutex<()>>,
     runtime: Handle,
 }
@@ -79,7 +80,8 @@ impl Session {
         let runtime = connection.runtime.clone();
         let open = async {
             let number = connection.state.channel_number().await?;
-            // In a task of its own: dropping the call half-way would kill amqprs's reader (AMQPRS.md, "Dropped calls").
+            // In a task of its own: if this call were dropped half-way, amqprs's reader would panic (AMQPRS.md,
+            // "Dropped calls").
             let task = connection.runtime.spawn(async move {
                 let raw = raw_connection.open_channel(Some(number.id)).await?;
                 Ok(Open { raw: Some(raw), number: Some(number).into(), calls: Arc::default(), runtime })
@@ -95,7 +97,7 @@ impl Session {
             error = connection.state.closed.wait() => Err(error),
             () = sleep(deadline) => Err(no_answer(&doing(), deadline)),
         };
-        // RabbitMQ closes the whole connection when a user has too many channels. It was this one.
+        // RabbitMQ closes the whole connection when a user has too many channels. This channel was the reason.
         let open = open.map_err(|error| error.blame(doing, broker_words::CHANNELS))?;
         let session = Arc::new(Self {
             open,
@@ -131,8 +133,8 @@ impl Session {
         self.open.raw.as_ref().ok_or(Error::Stale)
     }
 
-    /// Runs one synchronous call: alone on its channel, within the deadline, ended early by the channel's loss, and
-    /// in a task of its own, so that the caller can be dropped at any point.
+    /// Runs one synchronous call: alone on its channel, within the deadline, and ended early if the channel is lost. It
+    /// runs in a task of its own, so that the caller can be dropped at any point.
     pub async fn call<T, F, Fut>(&self, doing: impl Fn() -> String, call: F) -> Result<T>
     where
         T: Send + 'static,
@@ -143,7 +145,7 @@ impl Session {
         let raw = self.raw()?.clone();
         let alone = tokio::select! {
             alone = timeout_at(deadline, self.open.calls.clone().lock_owned()) => alone,
-            // Nothing was sent, so this call did not cause it.
+            // Nothing was sent, so this call did not cause the loss.
             error = self.lost() => return Err(match error {
                 Error::Shutdown(_) => error,
                 _ => Error::Stale,
@@ -167,7 +169,7 @@ impl Session {
         }
     }
 
-    /// amqprs has failed to send something: why. The reason is with the callbacks, here a moment earlier or later.
+    /// amqprs has failed to send something. Returns the reason, which the callbacks know a moment earlier or later.
     pub async fn failed(&self, error: amqprs::error::Error) -> Error {
         tokio::select! {
             biased;
@@ -176,42 +178,42 @@ impl Session {
         }
     }
 
-    /// The reason why a call that was sent has no answer, with what was being done in front of the broker's words.
+    /// Why a call that was sent has no answer: what the program was doing, and the broker's words.
     fn blame(&self, doing: &impl Fn() -> String, reason: Error) -> Error {
         match reason {
-            // The broker saw the bad message first, and has ignored the call.
+            // The broker saw a bad message first, and has ignored the call.
             Error::Closed { .. } if self.state.closed_by_message() => Error::Stale,
             Error::Closed { code, text, .. } => Error::Closed { doing: doing(), code, text },
             reason => reason,
         }
     }
 
-    /// After a call without an answer the channel cannot be trusted: give it up, its owner opens another.
+    /// After a call without an answer the channel cannot be trusted. Gives it up; its owner opens another one.
     fn discard(&self, doing: &impl Fn() -> String) -> Error {
         let error = no_answer(&doing(), self.timeout);
         self.state.end(error.clone());
         error
     }
 
-    /// Closes the channel in an orderly way; what was published before is flushed. Bounded by the deadline.
+    /// Closes the channel cleanly: messages published before are sent. Limited by the deadline.
     pub async fn close(&self) {
         let deadline = Instant::now() + self.timeout;
-        // Whoever is publishing or settling has sent it when this is free, and whoever comes later finds the channel
-        // closed: RabbitMQ ends the whole connection (504) for a message or an ack that follows the close.
+        // When this lock is free, tasks that published or settled have sent everything. Later ones find the channel
+        // closed: RabbitMQ closes the whole connection (504) if a message or an ack follows the close.
         let _in_order = timeout_at(deadline, self.in_order()).await;
         if !self.is_lost()
             && let Some(closing) = self.open.close()
         {
             tokio::select! {
                 _ = timeout_at(deadline, closing) => {}
-                // RabbitMQ was faster, and does not answer any more.
+                // RabbitMQ has closed it first, and does not answer any more.
                 _ = self.lost() => {}
             }
         }
         self.state.end(Error::Shutdown("channel"));
     }
 
-    /// Waits for the end of this session, and tells its reason.
+    /// Waits for the end of this session, and returns its reason.
     pub async fn lost(&self) -> Error {
         self.state.closed.wait().await
     }
@@ -220,7 +222,7 @@ impl Session {
         self.state.closed.is_lost()
     }
 
-    /// For publishing and settling, one at a time: in the order on the wire.
+    /// For publishing and settling, one at a time, in the order on the wire.
     pub async fn in_order(&self) -> MutexGuard<'_, ()> {
         self.state.order.lock().await
     }
@@ -256,7 +258,7 @@ impl Drop for Open {
     }
 }
 
-/// A channel ends with its connection, also when amqprs does not tell it so.
+/// A channel ends with its connection, even if amqprs does not say so.
 async fn end_with_connection(session: Arc<SessionState>, connection: Arc<ConnectionState>) {
     tokio::select! {
         reason = connection.closed.wait() => session.end(reason),

@@ -1,5 +1,5 @@
-//! The exclusive queues that RabbitMQ named for a consumer's setup. They would stay, bound and filling up, until the
-//! connection ends, and no other program can know their names.
+//! The exclusive queues that RabbitMQ has named for a consumer's setup. Otherwise they would remain, bound and filling
+//! up, until the connection ends, and no other program can know their names.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -17,21 +17,21 @@ fn of(session: &Session) -> MutexGuard<'_, Option<Vec<String>>> {
     session.own_queues.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps their names from now on.
+/// Remembers their names from now on.
 pub(crate) fn record(session: &Session) {
     *of(session) = Some(Vec::new());
 }
 
-/// Keeps them no longer.
+/// Forgets them.
 pub(crate) fn take(session: &Session) -> OwnQueues {
     (session.connection.clone(), of(session).take().unwrap_or_default())
 }
 
-/// Deletes them on this session, if their connection still lives: otherwise they are gone already.
+/// Deletes them on this session, if their connection still lives. Otherwise RabbitMQ has deleted them already.
 pub(crate) async fn delete(session: &Arc<Session>, (connection, queues): OwnQueues) {
     if Arc::ptr_eq(&connection, &session.connection) {
         for queue in queues {
-            // Deleting what is gone already is not an error; any other trouble meets the setup, too.
+            // Deleting a queue that does not exist is not an error. Any other error will also hit the setup.
             let _ = SetupChannel::new(session.clone()).queue_delete(QueueDeleteArguments::new(&queue)).await;
         }
     }

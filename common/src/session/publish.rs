@@ -1,4 +1,4 @@
-//! Sending one message on a session: numbered, and among those whose confirm is awaited.
+//! Sends one message on a session: it gets a number, and is added to the pending confirms.
 
 use std::sync::atomic::Ordering;
 
@@ -17,19 +17,20 @@ use crate::{
     },
 };
 
-/// A message on its way to the broker. In a box: all the futures that hand it on would have it inside, and each twice.
+/// A message on its way to the broker. It is in a box, because each future that passes it on would otherwise contain it
+/// twice.
 pub(crate) struct Outgoing {
     pub arguments: BasicPublishArguments,
     pub properties: BasicProperties,
     pub body: Vec<u8>,
-    /// Of what may be in flight on its channel.
+    /// Its share of what may be in flight on its channel.
     pub share: Option<OwnedSemaphorePermit>,
     pub confirm: Option<ConfirmSender>,
 }
 
 /// Why a message was not sent.
 pub(crate) enum NotSent {
-    /// The session had ended before. Here is the message, for the next one.
+    /// The session had already ended. This returns the message for the next session.
     Ended(Box<Outgoing>),
     /// The deadline has passed.
     Late,
@@ -49,10 +50,10 @@ impl Outgoing {
 }
 
 impl Session {
-    /// Sends a message. On a session in confirm mode its outcome is told to its `confirm`.
+    /// Sends a message. On a session in confirm mode, `confirm` is told its outcome.
     pub async fn publish(&self, deadline: Instant, mut message: Box<Outgoing>) -> Result<(), NotSent> {
         let confirms = self.confirms.load(Ordering::Relaxed);
-        // RabbitMQ returns a message without saying which one it is.
+        // RabbitMQ returns a message without its number.
         let numbered = confirms && message.arguments.mandatory;
         let header = header_frame(&message.properties)? + if numbered { NUMBER_FIELD } else { 0 };
         check_header_frame(header, self.frame_max)?;
@@ -64,7 +65,7 @@ impl Session {
             let Outgoing { share, confirm, .. } = &mut *message;
             unsent = self.state.pending_confirms.register(&self.state.closed, share, confirm, mark);
         }
-        // Nothing may follow the close of a channel.
+        // After the close of a channel nothing may be sent on it.
         if self.is_lost() && unsent.is_none() {
             return Err(NotSent::Ended(message));
         }
@@ -72,9 +73,9 @@ impl Session {
             put_number(&mut message.properties, unsent.number);
         }
         let Outgoing { arguments, properties, body, share: _share, .. } = *message;
-        // In a box, too: only one at a time is here, but each that waits would have the room for it.
+        // Also in a box: only one call at a time is here, but each waiting call would reserve the space.
         let publishing = Box::pin(self.raw()?.basic_publish(properties, body, arguments));
-        // The body is gone with a failure, so there is no second try here; the caller knows it was not sent.
+        // If this fails, the body is gone, so there is no second try here. The caller knows that it was not sent.
         match by(deadline, publishing).await {
             Some(Ok(())) => {
                 if let Some(unsent) = unsent {

@@ -1,4 +1,4 @@
-//! How a queue is declared: its type, its properties and its arguments, which cannot contradict each other unseen.
+//! How a queue is declared: its type, properties and arguments. Contradictions between them are refused.
 
 use amqprs::channel::QueueDeclareArguments;
 
@@ -8,14 +8,14 @@ use crate::{
     session::declared_arguments::{Checked, check_printed},
 };
 
-/// The argument that says of which type a queue is.
+/// The argument with the type of a queue.
 const TYPE: &str = "x-queue-type";
 
-/// The declaration of a durable **quorum queue**, the type RabbitMQ recommends for messages that must not be lost:
-/// replicated in a cluster, and it notices a message that keeps coming back
-/// ([quorum queues](https://www.rabbitmq.com/docs/quorum-queues)).
+/// The declaration of a durable **quorum queue**, the type that RabbitMQ recommends for messages that must not be lost.
+/// It is replicated in a cluster, and it notices a message that comes back again and again ([quorum
+/// queues](https://www.rabbitmq.com/docs/quorum-queues)).
 ///
-/// It is what the chapters declare, in every language's port, so that their programs work with each other.
+/// The chapters declare quorum queues in every language, so that their programs work with each other.
 ///
 /// ```
 /// use common::quorum_queue;
@@ -27,8 +27,8 @@ pub fn quorum_queue(name: &str) -> QueueDeclaration {
     QueueDeclaration::of_type("quorum", name)
 }
 
-/// The declaration of a durable **classic queue**: on one node, and the only type that can be exclusive, deleted with its
-/// last consumer, or lost with the broker ([classic queues](https://www.rabbitmq.com/docs/classic-queues)).
+/// The declaration of a durable **classic queue**. It is on one node. Only this type can be exclusive, be deleted with
+/// its last consumer, or be transient ([classic queues](https://www.rabbitmq.com/docs/classic-queues)).
 ///
 /// ```
 /// use common::classic_queue;
@@ -40,9 +40,9 @@ pub fn classic_queue(name: &str) -> QueueDeclaration {
     QueueDeclaration::of_type("classic", name)
 }
 
-/// The declaration of a **stream**, from which any number of consumers read the same messages, again and again
-/// ([streams](https://www.rabbitmq.com/docs/streams)). Consume from it with manual acknowledgement and, to begin
-/// elsewhere than at its end, the argument `x-stream-offset` (see [`table`]).
+/// The declaration of a **stream**. Any number of consumers can read its messages, again and again
+/// ([streams](https://www.rabbitmq.com/docs/streams)). Consume from it with manual acknowledgement. To begin somewhere
+/// else than at its end, use the argument `x-stream-offset` (see [`table`]).
 ///
 /// ```
 /// let events = common::stream_queue("events").with("x-max-age", "7D");
@@ -51,7 +51,7 @@ pub fn stream_queue(name: &str) -> QueueDeclaration {
     QueueDeclaration::of_type("stream", name)
 }
 
-/// The declaration of a queue for this connection alone: the broker makes up its name, and deletes it with the connection
+/// The declaration of a queue for this connection only. The broker chooses its name, and deletes it with the connection
 /// ([exclusive queues](https://www.rabbitmq.com/docs/queues#exclusive-queues)).
 ///
 /// ```no_run
@@ -64,8 +64,8 @@ pub fn exclusive_queue() -> QueueDeclaration {
     QueueDeclaration { durable: false, exclusive: true, ..QueueDeclaration::of_type("classic", "") }
 }
 
-/// A **passive** declaration: nothing is created, the broker only tells whether this queue exists (404 if not), and how many
-/// messages and consumers it has.
+/// A **passive** declaration. It creates nothing: the broker only says whether this queue exists (404 if not), and how
+/// many messages and consumers it has.
 ///
 /// ```no_run
 /// # async fn example(channel: common::Channel) -> common::Result<()> {
@@ -78,11 +78,12 @@ pub fn existing_queue(name: &str) -> QueueDeclaration {
 }
 
 /// What `queue_declare` takes ([`queue.declare`](https://www.rabbitmq.com/amqp-0-9-1-reference#queue.declare)). Made by
-/// [`quorum_queue`], [`classic_queue`], [`stream_queue`], [`exclusive_queue`] or [`existing_queue`], or of amqprs's
-/// [`QueueDeclareArguments`], which are sent as they are; with a key that is twice in their table they are refused.
+/// [`quorum_queue`], [`classic_queue`], [`stream_queue`], [`exclusive_queue`] or [`existing_queue`], or from amqprs's
+/// [`QueueDeclareArguments`]. These are sent unchanged, or refused if a key is twice in their table.
 ///
-/// What contradicts the type of queue is refused before anything is sent, with [`Invalid`](Error::Invalid) and a reason:
-/// quorum queues and streams are durable, have a name, and are neither exclusive nor deleted with their last consumer.
+/// What contradicts the type of queue is refused before anything is sent, with [`Invalid`](Error::Invalid) and a
+/// reason. Quorum queues and streams are durable and have a name. They cannot be exclusive or be deleted with their
+/// last consumer.
 #[derive(Debug, Clone)]
 #[must_use = "a declaration does nothing until `queue_declare` gets it"]
 pub struct QueueDeclaration {
@@ -114,7 +115,7 @@ impl QueueDeclaration {
     /// Adds an argument ([optional arguments](https://www.rabbitmq.com/docs/queues#optional-arguments)), or replaces the one
     /// of that name. The value is a text, a number, a `bool`, or another [`TableValue`].
     ///
-    /// RabbitMQ checks the arguments it knows, and ignores a name it does not know: mind the spelling.
+    /// RabbitMQ checks the arguments that it knows, and ignores unknown names. So check the spelling.
     ///
     /// ```
     /// use common::quorum_queue;
@@ -130,21 +131,23 @@ impl QueueDeclaration {
         self
     }
 
-    /// Whether the queue survives a restart of the broker. Default: yes, but for [`exclusive_queue`].
+    /// Whether the queue survives a restart of the broker. Default: yes, except for [`exclusive_queue`].
     ///
-    /// RabbitMQ 4.3 can be configured to take no queue that is neither durable nor exclusive; it then closes the connection.
+    /// RabbitMQ 4.3 can be configured to refuse queues that are neither durable nor exclusive. It then closes the
+    /// connection.
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self
     }
 
-    /// Whether the queue is for this connection alone, and goes with it. Default: no, but for [`exclusive_queue`].
+    /// Whether only this connection can use the queue, which is deleted with it. Default: no, except for
+    /// [`exclusive_queue`].
     pub fn exclusive(mut self, exclusive: bool) -> Self {
         self.exclusive = exclusive;
         self
     }
 
-    /// Whether the queue is deleted when its last consumer goes. Default: no.
+    /// Whether the queue is deleted when its last consumer ends. Default: no.
     pub fn auto_delete(mut self, auto_delete: bool) -> Self {
         self.auto_delete = auto_delete;
         self
@@ -180,7 +183,7 @@ impl QueueDeclaration {
         Ok(Checked { arguments: declared, name, size, exclusive, shared_and_transient })
     }
 
-    /// Refuses what contradicts the type that was chosen.
+    /// Refuses what contradicts the chosen type.
     fn check_type(&self) -> Result<()> {
         let Self { queue_type, name, durable, exclusive, auto_delete, arguments, .. } = self;
         let Some(queue_type) = queue_type else {
@@ -188,7 +191,7 @@ impl QueueDeclaration {
                 return Ok(());
             }
             return Err(Error::Invalid(format!(
-                "the declaration of queue `{name}` is passive: RabbitMQ would look at nothing but the name"
+                "the declaration of queue `{name}` is passive: RabbitMQ would only look at the name"
             )));
         };
         let asked = arguments.iter().find(|(argument, _)| argument == TYPE).map(|(_, value)| value);

@@ -1,8 +1,8 @@
-//! Which of several messages did the broker refuse?
+//! Finds out which of several messages the broker refused.
 //!
-//! RabbitMQ takes the messages of a channel in order. When it refuses one, it closes the channel and ignores all that
-//! follow. It does not say which one it was, but its words name the exchange, the size or the user of that message. So
-//! each message on its way leaves a mark here that can be compared with those words.
+//! RabbitMQ handles the messages of a channel in order. When it refuses one, it closes the channel and ignores all
+//! later ones. It does not say which message it was, but its words name the exchange, the size or the user of that
+//! message. So this module keeps a mark of each message in flight, and compares it with those words.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -16,9 +16,9 @@ use crate::{
     broker_words::{COMPARED, Refused},
 };
 
-/// RabbitMQ's answer to a message for a missing exchange repeats its name, and is cut at 255 bytes. With letters that are
-/// not ASCII in it, that ends the connection and every channel on it (3.10: cut inside a letter, it is not UTF-8, and amqprs
-/// gives up; 4.3: always, 541).
+/// RabbitMQ's answer to a message for a missing exchange repeats the exchange's name, and is cut at 255 bytes. If the
+/// name has letters that are not ASCII, this ends the connection and all its channels (3.10: if the cut is inside a
+/// letter, the answer is not UTF-8, and amqprs gives up; 4.3: always, with 541).
 pub(crate) fn check_can_be_refused(exchange: &str, virtual_host: &str) -> Result<()> {
     let words = ["NOT_FOUND - no exchange '", exchange, "' in vhost '", virtual_host, "'"];
     if words.iter().map(|word| word.len()).sum::<usize>() <= 255 || words.iter().all(|word| word.is_ascii()) {
@@ -31,7 +31,8 @@ pub(crate) fn check_can_be_refused(exchange: &str, virtual_host: &str) -> Result
     )))
 }
 
-/// What the broker's words can say of a message. Hashes, so that a message on its way costs no copy of its names.
+/// What the broker's words can contain of a message. They are kept as hashes, so that a message in flight needs no copy
+/// of its names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     exchange: u64,
@@ -60,7 +61,7 @@ fn hash(name: &str) -> u64 {
     hasher.finish()
 }
 
-/// Whether these words of the broker can mean this message.
+/// Whether the broker's words can mean this message.
 pub(crate) fn fits(refused: &Refused<'_>, mark: &Mark) -> bool {
     match *refused {
         Refused::Exchange(exchange) => mark.exchange == hash(exchange),

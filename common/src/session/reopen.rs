@@ -1,4 +1,4 @@
-//! What everything that lives on an AMQP channel has in common: it is opened again, for ever, with pauses.
+//! Reopens an AMQP channel for its owner, again and again, with pauses.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     session::Session,
 };
 
-/// A channel that lived this long was a good one: when the broker then refuses a message, it is opened again at once.
+/// If a channel has lived this long, it is reopened at once when the broker refuses a message.
 const PROVED: Duration = Duration::from_secs(10);
 
 /// Opens one AMQP channel after the other for its owner, until the owner has to close.
@@ -26,13 +26,13 @@ pub(crate) struct Reopen {
     name: String,
     confirms: bool,
     pauses: ExponentialBackoff,
-    /// The pauses after what costs the whole connection each time.
+    /// The pauses after failures that end the whole connection each time.
     long_pauses: ExponentialBackoff,
     /// The last warning, to avoid logging it twice.
     said: Option<String>,
-    /// The same of messages that the broker refused.
+    /// The last warning about a refused message.
     refusal: Option<String>,
-    /// Pauses after such a refusal; none before the first.
+    /// The pauses after such a refusal. There is no pause before the first.
     refusals: Option<ExponentialBackoff>,
 }
 
@@ -43,8 +43,8 @@ impl Reopen {
         Self { connection, closing, name, confirms, pauses, long_pauses, said: None, refusal: None, refusals: None }
     }
 
-    /// The next session, on whatever connection is then alive; or why RabbitMQ does not allow another channel. `None` when
-    /// the owner has to close.
+    /// The next session, on the connection that is then alive. Or the reason why RabbitMQ does not allow another
+    /// channel. `None` when the owner has to close.
     pub async fn next(&mut self) -> Option<Result<Arc<Session>>> {
         loop {
             let connection = tokio::select! {
@@ -70,7 +70,7 @@ impl Reopen {
         }
     }
 
-    /// The session could not be made ready: says so, and pauses.
+    /// The session could not be made ready. Logs why, and pauses.
     pub async fn failed(&mut self, error: Error) {
         if self.closing.is_cancelled() {
             return;
@@ -94,18 +94,19 @@ impl Reopen {
         }
     }
 
-    /// The broker closed the channel because of a message published on it. The first time it is opened again at once; who
-    /// goes on publishing such messages waits longer each time, because each closed channel costs the connection a number
-    /// (see `channel_numbers.rs`), and with the last one everything on the connection is lost.
+    /// The broker has closed the channel because of a message published on it. The first time the channel is reopened
+    /// at once. A program that publishes such messages again and again waits longer each time, because each closed
+    /// channel costs the connection a number (see `channel_numbers.rs`). When none is left, everything on the
+    /// connection is lost.
     pub async fn refused(&mut self, error: &Error, was_told: bool, lived: Duration) {
         if lived > PROVED {
             self.refusals = None;
         }
         let trouble = error.to_string();
-        // The caller that waits for the confirm has the error already.
+        // The caller that waits for the confirm already has the error.
         if !was_told && self.refusal.as_ref() != Some(&trouble) {
             tracing::warn!(
-                "channel `{}`: {trouble}; nobody waits for its confirm, so it is told here, once",
+                "channel `{}`: {trouble}; no caller waits for its confirm, so it is logged here, once",
                 self.name
             );
             self.refusal = Some(trouble);
@@ -128,7 +129,7 @@ impl Reopen {
         }
     }
 
-    /// The session has proved itself: the next trouble starts with short pauses again.
+    /// The session has worked for a while. If it fails, the pauses are short again.
     pub fn recovered(&mut self) {
         self.pauses = backoff(&self.connection.options);
         self.long_pauses = long_backoff(&self.connection.options);

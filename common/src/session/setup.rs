@@ -1,4 +1,4 @@
-//! What a long-lived channel or consumer needs, as a function that can run again.
+//! A setup: a function that declares what a long-lived channel or consumer needs, and can run again.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     session::{Session, setup_channel::SetupChannel},
 };
 
-/// When the session ends, the function may still return a better error than the end itself: one that says what it was
+/// When the session ends, the function may still return a better error than the end itself, one that says what it was
 /// doing.
 const REASON_GRACE: Duration = Duration::from_secs(1);
 
@@ -23,29 +23,30 @@ const REASON_GRACE: Duration = Duration::from_secs(1);
 /// refusals in a first run, it was this setup.
 const MOST_REFUSALS: u32 = 3;
 
-/// A setup's first run, which fails to its caller; later ones are repeated for ever.
+/// The first run of a setup. If it fails, the caller gets the error. Later runs are repeated without end.
 #[derive(Default)]
 pub(crate) struct FirstRun {
     refusals: u32,
 }
 
 impl FirstRun {
-    /// Whether it has failed with this error. Not by a loss of the connection: then it gets another session.
+    /// Whether it has failed with this error. A loss of the connection does not count: then it gets another session.
     pub fn has_failed(&mut self, error: &Error) -> bool {
         self.refusals += u32::from(error.is_connection_exception());
         !error.is_loss() || self.refusals >= MOST_REFUSALS
     }
 }
 
-/// A function of the user's, to be run on each session.
+/// A user's function, which runs on each session.
 ///
-/// It runs in a task on the program's own runtime. On the connection's only thread, a function that blocks would stop the
-/// heartbeats, and a task that it spawns would end with the connection.
+/// It runs in a task on the program's own runtime. On the connection's only thread, a function that blocks would stop
+/// the heartbeats, and a task that it spawns would end with the connection.
 #[derive(Clone)]
 pub(crate) struct Function<T> {
     function: Arc<dyn Fn(SetupChannel) -> BoxFuture<'static, Result<T>> + Send + Sync>,
     runtime: Handle,
-    /// The channel that waits for its end: its number. None waits for what a consumer runs.
+    /// The number of the channel that waits for this function. `None` for a consumer's function, for which no channel
+    /// waits.
     channel: Option<u64>,
 }
 
@@ -67,8 +68,8 @@ impl<T: Send + 'static> Function<T> {
         Ok(Self { function: Arc::new(move |setup| Box::pin(function(setup))), runtime, channel })
     }
 
-    /// Runs it once, within the deadline. Its panic is an error, after its own message on stderr. Dropped half-way, it
-    /// is aborted.
+    /// Runs it once, within the deadline. A panic is an error, after its own message on stderr. If this is dropped
+    /// half-way, the task is aborted.
     pub async fn run(&self, session: &Arc<Session>, deadline: Duration) -> Result<T> {
         let (function, setup) = (self.function.clone(), SetupChannel::new(session.clone()));
         // The function is called in the task, too: it may panic before its `async` block.
@@ -84,7 +85,7 @@ impl<T: Send + 'static> Function<T> {
             () = sleep(deadline) => Err(Error::Timeout {
                 doing: "a setup function has not ended".into(),
                 after: deadline,
-                reason: "does it block, or wait for the very channel that it sets up?".into(),
+                reason: "does it block, or wait for the channel that it sets up?".into(),
             }),
         }
     }
@@ -99,7 +100,7 @@ fn ended<T>(outcome: Result<Result<T>, JoinError>) -> Result<T> {
     })
 }
 
-/// A channel waits for its setup, so its setup cannot wait for the channel.
+/// A channel waits for its setup, so its setup must not wait for the channel.
 pub(crate) fn check_outside(channel: u64) -> Result<()> {
     match CHANNEL.try_with(|inside| *inside == Some(channel)) {
         Ok(true) => Err(Error::Invalid(

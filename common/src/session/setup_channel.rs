@@ -28,14 +28,15 @@ use crate::{
     },
 };
 
-/// What the broker says of a queue it declared ([`queue.declare-ok`](https://www.rabbitmq.com/amqp-0-9-1-reference#queue.declare)).
+/// The broker's answer to the declaration of a queue
+/// ([`queue.declare-ok`](https://www.rabbitmq.com/amqp-0-9-1-reference#queue.declare)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueDeclared {
-    /// The queue's name: as asked for, or the one the broker made up.
+    /// The queue's name: the requested one, or the one that the broker has chosen.
     pub name: String,
-    /// Messages ready for delivery.
+    /// How many messages are ready for delivery.
     pub messages: u32,
-    /// Consumers at this moment.
+    /// How many consumers it has at this moment.
     pub consumers: u32,
 }
 
@@ -54,15 +55,15 @@ impl SetupChannel {
         Self { session }
     }
 
-    /// Switches publisher confirms on, for what is published on this very session.
+    /// Switches publisher confirms on, for what is published on this session.
     pub(crate) async fn confirm_select(&self) -> Result<()> {
         self.session.confirm_select().await
     }
 
     /// Declares a queue: creates it, or checks that it exists with these arguments
-    /// ([queues](https://www.rabbitmq.com/docs/queues)). With an empty name the broker makes one up.
+    /// ([queues](https://www.rabbitmq.com/docs/queues)). If the name is empty, the broker chooses one.
     ///
-    /// It takes a [`QueueDeclaration`], which also amqprs's own arguments become.
+    /// It takes a [`QueueDeclaration`], which can also be made from amqprs's own arguments.
     ///
     /// ```no_run
     /// # async fn example(channel: common::SetupChannel) -> common::Result<()> {
@@ -99,7 +100,7 @@ impl SetupChannel {
         Ok(QueueDeclared { name, messages, consumers })
     }
 
-    /// Binds a queue to an exchange: messages whose routing key fits the binding key come to the queue.
+    /// Binds a queue to an exchange: messages whose routing key matches the binding key go to the queue.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) with 404 when either is missing.
@@ -112,7 +113,7 @@ impl SetupChannel {
         self.session.call(doing, |raw| async move { raw.queue_bind(arguments).await }).await
     }
 
-    /// Undoes a [`queue_bind`](Self::queue_bind) with the same arguments.
+    /// Removes the binding that [`queue_bind`](Self::queue_bind) made with the same arguments.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) when the broker refuses.
@@ -124,7 +125,7 @@ impl SetupChannel {
         self.session.call(doing, |raw| async move { raw.queue_unbind(arguments).await }).await
     }
 
-    /// Empties a queue, and tells how many messages were thrown away.
+    /// Deletes all messages of a queue, and returns how many there were.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) with 404 when it is missing.
@@ -137,7 +138,7 @@ impl SetupChannel {
         Ok(purged.map_err(|error| error.blame(doing, &broker_words::queue(&queue)))?.unwrap_or_default())
     }
 
-    /// Deletes a queue (if unused, if empty, when asked so), and tells how many messages went with it.
+    /// Deletes a queue (only if unused, or only if empty, when asked so), and returns how many messages it had.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) with 406 when it is in use or not empty.
@@ -169,7 +170,7 @@ impl SetupChannel {
         let doing = || format!("cannot declare exchange `{exchange}`");
         fit(&doing(), &[&exchange, &kind], &mut arguments.arguments, &self.session)?;
         let declared = self.session.call(doing, |raw| async move { raw.exchange_declare(arguments).await }).await;
-        // RabbitMQ 3 closes the connection for it.
+        // RabbitMQ 3 would close the connection.
         declared.map_err(|error| error.blame(doing, &broker_words::exchange_type(&kind)))
     }
 
@@ -185,8 +186,8 @@ impl SetupChannel {
         self.session.call(doing, |raw| async move { raw.exchange_delete(arguments).await }).await
     }
 
-    /// Binds an exchange to another one, from which it then receives
-    /// ([exchange to exchange bindings](https://www.rabbitmq.com/docs/e2e)).
+    /// Binds an exchange to another one, from which it then gets messages ([exchange to exchange
+    /// bindings](https://www.rabbitmq.com/docs/e2e)).
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) with 404 when either is missing.
@@ -199,7 +200,7 @@ impl SetupChannel {
         self.session.call(doing, |raw| async move { raw.exchange_bind(arguments).await }).await
     }
 
-    /// Undoes an [`exchange_bind`](Self::exchange_bind) with the same arguments.
+    /// Removes the binding that [`exchange_bind`](Self::exchange_bind) made with the same arguments.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) when the broker refuses.
@@ -212,12 +213,12 @@ impl SetupChannel {
         self.session.call(doing, |raw| async move { raw.exchange_unbind(arguments).await }).await
     }
 
-    /// Sets how many unacknowledged deliveries the broker hands to each consumer that starts afterwards
-    /// ([prefetch](https://www.rabbitmq.com/docs/consumer-prefetch)). A count of 0 is no bound.
+    /// Sets how many unacknowledged deliveries the broker sends to each consumer that starts afterwards
+    /// ([prefetch](https://www.rabbitmq.com/docs/consumer-prefetch)). A count of 0 means no limit.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) for a `prefetch_size` other than 0, and for `global`: RabbitMQ has never
-    /// counted bytes, and a prefetch for a whole channel is gone from it or going (quorum queues never had it).
+    /// [`Invalid`](Error::Invalid) for a `prefetch_size` other than 0, and for `global`: RabbitMQ has never counted
+    /// bytes, and removes the prefetch for a whole channel (quorum queues never had it).
     pub async fn basic_qos(&self, arguments: BasicQosArguments) -> Result<()> {
         if arguments.prefetch_size != 0 {
             return Err(Error::Invalid(
@@ -245,7 +246,7 @@ impl SetupChannel {
     }
 }
 
-/// What is bound to what.
+/// A binding: what is bound to what.
 struct Binding<'a> {
     /// What the destination's name is, and the name.
     to: (&'static str, &'a str),
@@ -254,7 +255,7 @@ struct Binding<'a> {
 }
 
 impl Binding<'_> {
-    /// Checks the names, and makes the arguments [`fit`].
+    /// Checks the names, and makes the arguments ready to be sent with [`fit`].
     fn fit(&self, doing: &str, arguments: &mut FieldTable, session: &Session) -> Result<()> {
         let (what, to) = self.to;
         check_name(what, to)?;
@@ -264,8 +265,8 @@ impl Binding<'_> {
     }
 }
 
-/// Makes the arguments of a declaration or binding fit to be sent with these names: RabbitMQ would close the whole connection
-/// over a table with a wrong length, or one that is larger than a frame.
+/// Makes the arguments of a declaration or binding ready to be sent with these names. RabbitMQ would close the whole
+/// connection because of a table with a wrong length, or one that is larger than a frame.
 fn fit(doing: &str, names: &[&str], arguments: &mut FieldTable, session: &Session) -> Result<()> {
     *arguments = rebuilt_arguments(doing, take(arguments))?;
     check_method_frame(doing, method_frame(names, arguments)?, session.frame_max)
@@ -279,7 +280,7 @@ pub(crate) fn fit_consume(mut arguments: BasicConsumeArguments, session: &Sessio
     Ok(arguments)
 }
 
-/// What would close the channel or the connection.
+/// Refuses what would close the channel or the connection.
 fn check_consume(arguments: &BasicConsumeArguments) -> Result<()> {
     check_answered(arguments.no_wait)?;
     check_name("queue name", &arguments.queue)?;

@@ -1,4 +1,5 @@
-//! What a session shares with those that must not keep its channel open: amqprs's callbacks, and callers that wait.
+//! The part of a session that may be shared without keeping its channel open: with amqprs's callbacks, and with callers
+//! that wait.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -10,18 +11,19 @@ use crate::{Error, connection::loss::Loss, session::confirms::PendingConfirms};
 
 #[derive(Default)]
 pub(crate) struct SessionState {
-    /// The end of the session. There is no other signal of it.
+    /// The end of the session. It is the only signal for it.
     pub closed: Loss,
     pub pending_confirms: PendingConfirms,
-    /// Held while a message is numbered and sent, or a delivery settled: both depend on the order on the wire.
+    /// Held while a message is numbered and sent, or while a delivery is settled. Both depend on the order on the wire.
     pub order: Mutex<()>,
-    /// All deliveries up to this tag were settled at once (`basic.ack` with `multiple`).
+    /// All deliveries up to this tag have been settled together (`basic.ack` with `multiple`).
     pub settled_up_to: AtomicU64,
-    /// Whether any delivery was settled.
+    /// Whether any delivery has been settled.
     pub has_settled: AtomicBool,
     /// RabbitMQ has cancelled the consumer.
     pub cancelled: CancellationToken,
-    /// RabbitMQ closed the channel because of a message published or settled on it, and not of any other call.
+    /// RabbitMQ closed the channel because of a message that was published or settled on it, not because of another
+    /// call.
     by_message: AtomicBool,
 }
 
@@ -49,7 +51,8 @@ impl SessionState {
         self.by_message.load(Ordering::Relaxed)
     }
 
-    /// Once it has ended: whether RabbitMQ ended it over something sent, which may have been any of the messages on their way.
+    /// Once the session has ended: whether RabbitMQ ended it because of something sent, which may be any of the
+    /// messages in flight.
     pub fn suspects_all(&self) -> bool {
         match self.pending_confirms.refusal() {
             Some(refusal) => !refusal.is_clear,

@@ -1,4 +1,4 @@
-//! Settling what was worked on: with one `basic.ack` for many, where nothing unfinished lies between.
+//! Settles finished deliveries, with one `basic.ack` for many if there is no unfinished one between them.
 
 use std::{collections::BTreeSet, sync::Weak};
 
@@ -8,10 +8,11 @@ use crate::{
     session::Session,
 };
 
-/// A delivery that was worked on, and how to settle it.
+/// A delivery whose work is finished, and how to settle it.
 pub(crate) type Done = (Receipt, SettleMethod);
 
-/// The deliveries of one consumer that are worked on. Its AMQP channel is its own, so nobody else's lie between them.
+/// The unfinished deliveries of one consumer. It has its own AMQP channel, so there are no other deliveries between
+/// them.
 #[derive(Default)]
 pub(crate) struct Acks {
     /// What delivered those begun.
@@ -22,18 +23,18 @@ pub(crate) struct Acks {
 }
 
 impl Acks {
-    /// A delivery will be worked on.
+    /// Work on a delivery begins.
     pub fn begin(&mut self, delivery: &Delivery) {
         let receipt = delivery.receipt();
         if !receipt.is_of(&self.session) {
-            // Tags begin again; what the lost channel had delivered comes again.
+            // A new session begins its tags again. What the lost channel had delivered comes again.
             self.session = receipt.session();
             self.begun.clear();
         }
         self.begun.insert(delivery.delivery_tag);
     }
 
-    /// It was worked on, and will be settled by the next [`send`](Self::send).
+    /// The work on a delivery has ended. The next [`send`](Self::send) settles it.
     pub fn end(&mut self, done: Done) {
         let (receipt, _) = &done;
         if receipt.is_of(&self.session) {
@@ -47,7 +48,7 @@ impl Acks {
         !self.done.is_empty()
     }
 
-    /// Settles what is done.
+    /// Settles what is finished.
     pub async fn send(&mut self) {
         let first_begun = self.begun.first();
         let mut together = Vec::new();
@@ -58,7 +59,7 @@ impl Acks {
                 how => settle(receipt, how).await,
             }
         }
-        // All before the last of them is done, and settled.
+        // All deliveries before the last of them are finished and settled.
         if let Some(last) = (0..together.len()).max_by_key(|&index| together[index].delivery_tag) {
             let last = together.swap_remove(last);
             let multiple = !together.is_empty();

@@ -1,4 +1,4 @@
-//! Working on several deliveries at a time.
+//! Works on several deliveries at the same time.
 
 use std::{
     future::{Future, ready},
@@ -20,7 +20,7 @@ use crate::{
     worker::acks::{Acks, Done},
 };
 
-/// A `subscribe` function for [`work`], which settles what was done, and does no more at a time than the prefetch.
+/// A `subscribe` function for [`work`], which settles finished deliveries and never works on more than the prefetch.
 pub(crate) fn with_manual_ack<Fut>(
     subscribe: impl Fn(SetupChannel) -> Fut + Send + Sync + 'static,
 ) -> impl Fn(SetupChannel) -> BoxFuture<'static, Result<BasicConsumeArguments>> + Send + Sync + 'static
@@ -43,9 +43,9 @@ where
     }
 }
 
-/// Runs a job for each delivery, in a task of its own, and then `finish` on what it returned. No more deliveries are
-/// worked on at a time than the prefetch: after a loss the broker delivers as many again, while those of before are still
-/// running. When `stop` is there, gives back what has not been begun, and waits for the jobs that have.
+/// Runs a job for each delivery in a task of its own, and then `finish` on its result. It never works on more
+/// deliveries at a time than the prefetch: after a loss the broker delivers as many again, while the earlier jobs still
+/// run. When `stop` resolves, it gives back deliveries that it has not begun, and waits for the running jobs.
 pub(crate) async fn work<Job, Finish>(
     deliveries: Consumer,
     stop: impl Future<Output = ()>,
@@ -59,8 +59,8 @@ where
     let core = deliveries.core();
     let stopped = core.stop_receiving.child_token();
     let workers = Workers { jobs: JoinSet::new(), finish, finishing: FuturesUnordered::new(), acks: Acks::default() };
-    // Jobs run on the program's own threads. All else does where deliveries and confirms come in, so that neither has to
-    // wake another thread.
+    // Jobs run on the program's own threads. Everything else runs on the thread where deliveries and confirms arrive,
+    // so that no other thread has to be woken.
     let Some(runtime) = core.runtime.get() else { return Err(Error::Shutdown("connection manager")) };
     let receiving = workers.receive(deliveries, job, Handle::current(), stopped.clone());
     let mut receiving = AbortOnDropHandle::new(core.workers.spawn_on(receiving, runtime));
@@ -83,7 +83,7 @@ where
     ended
 }
 
-/// The jobs under way.
+/// The running jobs.
 struct Workers<T, F, Finish> {
     jobs: JoinSet<T>,
     finish: F,
@@ -110,7 +110,7 @@ where
         let mut stopped = pin!(stopped.cancelled());
         let (mut current, mut prefetch) = (deliveries.current_subscription(), 1);
         let ended = loop {
-            // Without a subscription the last one's prefetch counts: the next one may come while jobs are still running.
+            // Without a subscription the last prefetch counts. The next subscription may come while jobs still run.
             let changed = current.has_changed().unwrap_or(false);
             let subscribed = current.borrow_and_update().as_ref().map(|current| prefetch = current.prefetch).is_some();
             let full = self.jobs.len() + self.finishing.len() >= prefetch;
@@ -125,7 +125,7 @@ where
                 biased;
                 () = &mut stopped => break Ok(()),
                 true = self.settle_next() => continue,
-                // When nothing else is done just now: several acks may be one.
+                // Only when nothing else is finished at this moment: several acks may then be one.
                 () = ready(()), if self.acks.are_due() => {
                     self.acks.send().await;
                     continue;
@@ -142,17 +142,17 @@ where
                 Err(error) => break Err(error),
             }
         };
-        // What is done is settled before the channel may be closed; nothing is waited for.
+        // Finished work is settled before the channel may be closed. This does not wait.
         while let Some(true) = self.settle_next().now_or_never() {}
         self.acks.send().await;
         (ended, self)
     }
 
-    /// Waits until one of them is a step further; `false` when there is none. Nothing is lost when this is dropped.
+    /// Waits until a job makes a step. `false` if there is no job. Dropping this loses nothing.
     async fn settle_next(&mut self) -> bool {
         tokio::select! {
             Some(done) = self.finishing.next() => self.acks.end(done),
-            // One that panicked or was aborted has nothing to be finished.
+            // A job that panicked or was aborted has no result to finish.
             Some(job) = self.jobs.join_next() => self.finishing.extend(job.ok().map(&self.finish)),
             else => return false,
         }

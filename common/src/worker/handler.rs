@@ -1,4 +1,4 @@
-//! Settling a delivery by what its handler returns.
+//! Settles a delivery according to what its handler returns.
 
 use std::{fmt::Display, future::Future, panic::AssertUnwindSafe};
 
@@ -6,13 +6,13 @@ use futures_util::FutureExt;
 
 use crate::{Delivery, Message, Result, Settlement, consumer::delivery::SettleMethod, escaped};
 
-/// What happens to a delivery whose handler fails. The default drops it (or dead-letters it, if its queue says so).
+/// What happens to a delivery whose handler fails. By default it is dropped, or dead-lettered if its queue says so.
 ///
 /// # How often a message may come back
-/// A classic queue gives it out again for ever. A quorum queue counts, and when its delivery limit is passed, it gives the
-/// message to its dead-letter exchange; **without one the message is lost**
-/// ([poison messages](https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling)). What counts depends on the
-/// version of RabbitMQ:
+/// A classic queue delivers it again without end. A quorum queue counts. When its delivery limit is passed, it sends
+/// the message to its dead-letter exchange; **without one the message is lost** ([poison
+/// messages](https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling)). What counts depends on the version
+/// of RabbitMQ:
 ///
 /// | | limit | counts |
 /// |---|---|---|
@@ -20,25 +20,25 @@ use crate::{Delivery, Message, Result, Settlement, consumer::delivery::SettleMet
 /// | 4.0 to 4.2 | 20, or `x-delivery-limit` | the same, and a `nack` |
 /// | 3.x | none, or `x-delivery-limit` | the same, and a `nack` |
 ///
-/// To requeue, this crate sends a `nack`. So from 4.3 on a failing handler does not use up the limit; before, it does. Give a
-/// quorum queue whose messages matter a dead-letter exchange:
+/// To requeue, this crate sends a `nack`. So since 4.3 a failing handler does not use up the limit; in older versions
+/// it does. If the messages of a quorum queue matter, give it a dead-letter exchange:
 /// `quorum_queue("jobs").with("x-dead-letter-exchange", "failed")`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProcessOptions {
-    /// Put it back into its queue. Default: no.
+    /// Whether to put it back into its queue. Default: no.
     pub requeue: bool,
-    /// But only once: one that comes back already redelivered is rejected for good. Default: no.
+    /// Whether to do this only once: a delivery that is already redelivered is rejected for good. Default: no.
     pub reject_on_redelivered: bool,
 }
 
 /// What a handler decides. `()` is [`Ack`](Outcome::Ack).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done: RabbitMQ forgets the message.
+    /// Done: RabbitMQ deletes the message.
     Ack,
-    /// Not done, and back to the queue ([how often](ProcessOptions#how-often-a-message-may-come-back)).
+    /// Not done: it goes back to the queue ([how often](ProcessOptions#how-often-a-message-may-come-back)).
     Requeue,
-    /// Not to be done: dropped, or dead-lettered.
+    /// Must not be done: it is dropped, or dead-lettered.
     Reject,
 }
 
@@ -49,10 +49,12 @@ impl From<()> for Outcome {
 }
 
 impl Delivery {
-    /// Lets `handler` work on the message and settles it by the outcome: `Ok` decides by its value, `Err` or a panic
-    /// rejects or requeues according to `options`. The handler gets no means to settle, so nothing is settled twice.
+    /// Lets `handler` work on the message and settles it according to the result. With `Ok` the value decides; `Err` or
+    /// a panic rejects or requeues according to `options`. The handler cannot settle the delivery itself, so it is
+    /// never settled twice.
     ///
-    /// A message that is put back comes again at once. A [`Worker`](crate::worker::tasks::Worker) makes pauses.
+    /// A message that is put back comes again at once. A [`Worker`](crate::worker::tasks::Worker) pauses before it puts
+    /// a task back.
     ///
     /// ```no_run
     /// # async fn example(delivery: common::Delivery) -> common::Result<()> {
@@ -70,7 +72,7 @@ impl Delivery {
     /// ```
     ///
     /// # Errors
-    /// As [`ack`](Self::ack). The handler's own error is logged, and decides; it is not returned.
+    /// As [`ack`](Self::ack). The handler's own error is not returned: it is logged, and decides how to settle.
     pub async fn process<F, Fut, O, E>(self, options: ProcessOptions, handler: F) -> Result<Settlement>
     where
         F: FnOnce(Message) -> Fut,
@@ -84,13 +86,13 @@ impl Delivery {
     }
 }
 
-/// Runs a handler on a message. `None`: it panicked, with its own trace on stderr.
+/// Runs a handler on a message. `None` if it panicked; its trace is then on stderr.
 pub(crate) async fn run<Fut: Future>(handler: impl FnOnce(Message) -> Fut, message: Message) -> Option<Fut::Output> {
-    // The handler is called inside: it may panic before its `async` block.
+    // The handler is called inside, because it may panic before its `async` block.
     AssertUnwindSafe(async { handler(message).await }).catch_unwind().await.ok()
 }
 
-/// Lets `handler` work on the message; tells how to settle it.
+/// Lets `handler` work on the message. Returns how to settle it.
 pub(crate) async fn decide<F, Fut, O, E>(message: Message, options: ProcessOptions, handler: F) -> SettleMethod
 where
     F: FnOnce(Message) -> Fut,
@@ -112,7 +114,7 @@ where
     };
     tracing::warn!("the handler of delivery {tag} failed: {}", escaped(&failure));
     match options.requeue && !(options.reject_on_redelivered && redelivered) {
-        // RabbitMQ 4.3 counts a rejected message towards a quorum queue's delivery limit, and drops it in the end.
+        // RabbitMQ 4.3 counts a rejected message towards a quorum queue's delivery limit, and at last drops it.
         true => SettleMethod::Nack { requeue: true },
         false => SettleMethod::Reject { requeue: false },
     }

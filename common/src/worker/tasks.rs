@@ -1,8 +1,8 @@
 //! Tasks for workers: the Master/Worker pattern over JSON, on the wire the same as
 //! [aio-pika's `JsonMaster`](https://docs.aio-pika.com/patterns.html).
 //!
-//! A task is a persistent message with a JSON object for its body and content type `application/json`, published
-//! mandatory to the queue of its workers. They declare the queue; the master does not.
+//! A task is a persistent message whose body is a JSON object, with the content type `application/json`. It is
+//! published as mandatory to the queue of its workers. The workers declare the queue; the master does not.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// Hands out tasks.
+/// Sends tasks.
 ///
 /// ```no_run
 /// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
@@ -53,12 +53,13 @@ impl Master {
         Self(channel.clone())
     }
 
-    /// Puts a task into the queue of its workers. When this returns, the broker has it: on disk if the queue is
-    /// durable. `task` is anything that serde makes a JSON object of: a worker in Python takes it as named arguments.
+    /// Puts a task into the queue of its workers. When this returns, the broker has it, on disk if the queue is
+    /// durable. `task` is anything that serde turns into a JSON object. A worker in Python gets it as named arguments.
     ///
     /// # Errors
-    /// [`Unroutable`](crate::Error::Unroutable): there is no such queue. [`Invalid`](crate::Error::Invalid): the task is no JSON
-    /// object, or has a number in it that JSON does not have (infinite, or not a number). Else those of [`Channel::publish`].
+    /// [`Unroutable`](crate::Error::Unroutable): there is no such queue. [`Invalid`](crate::Error::Invalid): the task
+    /// is not a JSON object, or it contains a number that JSON does not have (infinite, or not a number). Otherwise
+    /// those of [`Channel::publish`].
     pub async fn create_task(&self, queue: &str, task: &impl Serialize) -> Result<()> {
         let mut properties = BasicProperties::default();
         properties.with_content_type("application/json").with_delivery_mode(DELIVERY_MODE_PERSISTENT);
@@ -69,18 +70,18 @@ impl Master {
 
 /// Works on tasks from a queue.
 ///
-/// What the handler returns decides: `Ok` acknowledges, or does what its [`Outcome`] says; `Err` or a panic puts the task back,
-/// unless [`options`](Self::options) say otherwise. A body that is not the JSON of a task can never succeed: it is rejected for
-/// good.
+/// The handler's result decides. `Ok` acknowledges, or does what its [`Outcome`] says. `Err` or a panic puts the task
+/// back, unless [`options`](Self::options) says otherwise. A body that is not the JSON of a task can never succeed, so
+/// it is rejected.
 ///
-/// A task that fails goes back at once the first time. Each time it fails again it is held longer before it goes back: 1 s,
-/// then 2 s, 4 s, and so on up to 30 s, and meanwhile counts towards the prefetch. A classic queue gives it out for ever. A
-/// quorum queue may count how often, and drop it in the end: see
+/// The first time, a task that fails goes back at once. After each further failure it is held longer before it goes
+/// back: 1 s, then 2 s, 4 s, and so on up to 30 s. Meanwhile it counts towards the prefetch. A classic queue delivers
+/// it again without end. A quorum queue may count the deliveries, and at last drop the task: see
 /// [`ProcessOptions`](ProcessOptions#how-often-a-message-may-come-back), and give the queue a dead-letter exchange.
 ///
-/// No more tasks run at a time than the prefetch. After a loss of the connection those that still run count, although
-/// RabbitMQ hands them out again. So a handler that hangs takes a place for good, and as many of them as the prefetch stop the
-/// worker (a warning says so): give a handler that may hang a `tokio::time::timeout`.
+/// There are never more running tasks than the prefetch. After a lost connection, tasks that still run count, although
+/// RabbitMQ delivers them again. So a handler that hangs uses up one of them for good, and as many as the prefetch stop
+/// the worker (a warning says so). Give a handler that may hang a `tokio::time::timeout`.
 ///
 /// ```no_run
 /// use amqprs::channel::{BasicConsumeArguments, BasicQosArguments};
@@ -113,8 +114,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts consuming tasks, as `subscribe` says (with manual acknowledgement; its prefetch is the number of tasks
-    /// worked on at a time).
+    /// Starts consuming tasks. `subscribe` says from where, with manual acknowledgement. Its prefetch is the number of
+    /// tasks that run at the same time.
     ///
     /// # Errors
     /// Those of [`Channel::consume`]; [`Invalid`](crate::Error::Invalid) with automatic acknowledgement.
@@ -127,14 +128,14 @@ impl Worker {
         Ok(Self { tasks: channel.consume(with_manual_ack(subscribe)).await?, options })
     }
 
-    /// What happens to a task whose handler fails. Default: it goes back to the queue, each time, with growing pauses.
+    /// Sets what happens to a task whose handler fails. Default: it always goes back to the queue, with growing pauses.
     #[must_use]
     pub fn options(mut self, options: ProcessOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Works on tasks until this program closes the connection manager. Each runs in a tokio task of its own.
+    /// Works on tasks until this program closes the connection manager. Each task runs in a tokio task of its own.
     ///
     /// # Errors
     /// Why consuming ended for good.
@@ -149,8 +150,8 @@ impl Worker {
         self.run_until(handler, pending::<()>()).await
     }
 
-    /// Works on tasks until `stop`; then takes no more, gives back those not begun, and ends when the others are done. Any
-    /// future will do for `stop`; what it returns does not matter.
+    /// Works on tasks until `stop` resolves. Then it takes no more tasks, gives back those that it has not begun, and
+    /// ends when the others are done. `stop` can be any future; its result does not matter.
     ///
     /// ```no_run
     /// # async fn example(worker: common::tasks::Worker) -> common::Result<()> {

@@ -192,7 +192,7 @@ async fn a_queue_neither_durable_nor_exclusive_is_refused_in_one_sentence_where_
     for transient in [classic_queue("q").durable(false).auto_delete(true), QueueDeclareArguments::new("q").into()] {
         let error = channel.queue_declare(transient).await.expect_err("denied").to_string();
         let expected = "cannot declare queue `q`: 541 INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated; \
-                        this RabbitMQ takes no queue that is neither durable nor exclusive: declare it `durable`";
+                        this RabbitMQ refuses queues that are neither durable nor exclusive: declare it `durable`";
         ensure!(error == expected, "{error}");
     }
     let mut consumer = consume(&channel, "durable", true).await?;

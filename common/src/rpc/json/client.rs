@@ -1,4 +1,4 @@
-//! The side that calls functions by their names.
+//! The client of functions over JSON.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::{
     rpc::{RpcClient, TYPE_ERROR, client::milliseconds},
 };
 
-/// Calls functions by their names, with named arguments, over JSON.
+/// Calls functions by name, with named arguments, over JSON.
 ///
-/// It is an [`RpcClient`] with all its promises: many calls at once, and each of them ends.
+/// It has all promises of an [`RpcClient`]: many calls at the same time, and each of them ends.
 ///
 /// ```no_run
 /// # async fn example(connections: common::ConnectionManager) -> common::Result<()> {
@@ -36,7 +36,7 @@ use crate::{
 /// ```
 pub struct JsonRpcClient(RpcClient);
 
-/// How a call is made. A [`Duration`] is one with this timeout.
+/// The options of a call. A [`Duration`] becomes options with this timeout.
 ///
 /// ```no_run
 /// # async fn example(client: common::rpc::JsonRpcClient) -> common::Result<()> {
@@ -53,11 +53,11 @@ pub struct JsonRpcClient(RpcClient);
 pub struct CallOptions {
     /// How long to wait for the reply. Default: 10 seconds.
     pub timeout: Duration,
-    /// How long the call may wait for a server, in its queue. Default: as long as the timeout.
+    /// How long the call may wait in its queue for a server. Default: as long as the timeout.
     pub expiration: Option<Duration>,
-    /// Its priority, where the function's queue knows priorities. Default: 5.
+    /// Its priority, if the function's queue has priorities. Default: 5.
     pub priority: u8,
-    /// Whether the call survives a restart of the broker, in a durable queue. Default: no.
+    /// Whether the call survives a restart of the broker, if its queue is durable. Default: no.
     pub persistent: bool,
 }
 
@@ -74,8 +74,8 @@ impl From<Duration> for CallOptions {
 }
 
 impl JsonRpcClient {
-    /// Declares a reply queue, exclusive to this connection, and the way back for dead calls. Calls are published on
-    /// `channel`.
+    /// Declares a reply queue that is exclusive to this connection, and binds it for calls that are dead-lettered.
+    /// Calls are published on `channel`.
     ///
     /// # Errors
     /// Those of [`Channel::consume`].
@@ -83,7 +83,7 @@ impl JsonRpcClient {
         bound(|| RpcClient::start(channel, false, replies)).await.map(Self)
     }
 
-    /// Calls a function and waits for its result. `arguments` is anything that serde makes a JSON object of: a
+    /// Calls a function and waits for its result. `arguments` is anything that serde turns into a JSON object: a
     /// struct, a map, `json!({…})`, or `()`.
     ///
     /// # Errors
@@ -92,8 +92,8 @@ impl JsonRpcClient {
     /// - [`Timeout`](Error::Timeout): no reply in time, or the call expired in the queue.
     /// - [`Lost`](Error::Lost), [`Unconfirmed`](Error::Unconfirmed): the connection was lost meanwhile; the function may or
     ///   may not have run.
-    /// - [`Invalid`](Error::Invalid): the arguments are no JSON object, or there is a number in them that JSON
-    ///   does not have (infinite, or not a number). [`Other`](Error::Other): the result is no `R`.
+    /// - [`Invalid`](Error::Invalid): the arguments are not a JSON object, or they contain a number that JSON does not
+    ///   have (infinite, or not a number). [`Other`](Error::Other): the result is not an `R`.
     pub async fn call<R: DeserializeOwned>(
         &self,
         function: &str,
@@ -130,7 +130,7 @@ impl JsonRpcClient {
         }
     }
 
-    /// How many calls are waiting for their reply.
+    /// How many calls wait for their reply.
     pub fn pending(&self) -> usize {
         self.0.pending()
     }

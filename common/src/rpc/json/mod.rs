@@ -1,6 +1,5 @@
-//! Named functions over JSON, on the wire the same as
-//! [aio-pika's `JsonRPC`](https://docs.aio-pika.com/patterns.html): a Python program and a Rust program can call each
-//! other.
+//! Functions over JSON. The messages are the same as those of [aio-pika's
+//! `JsonRPC`](https://docs.aio-pika.com/patterns.html), so a Python program and a Rust program can call each other.
 //!
 //! - Each function has a queue of its name, from which its servers consume: classic, with
 //!   `x-dead-letter-exchange=rpc.dlx`; whether it is durable or deleted with its last server is for them to agree on. Here it
@@ -32,16 +31,16 @@ pub use server::{FunctionOptions, JsonRpcServer};
 
 use crate::{Error, RemoteError, Result, SetupChannel, encoding::table::table};
 
-/// Brings dead calls back.
+/// The exchange that brings dead-lettered calls back.
 const DEAD_LETTERS: &str = "rpc.dlx";
 
-/// The message property `type` of a call, also of one that comes back.
+/// The message property `type` of a call, and also of a call that comes back.
 const TYPE_CALL: &str = "call";
 
-/// The header that says which reply queue a call comes from.
+/// The header with the name of the reply queue of a call.
 const FROM: &str = "From";
 
-/// No reply queue's name.
+/// This is never the name of a reply queue.
 const NOBODY: &str = "nobody";
 
 #[derive(Serialize, Deserialize)]
@@ -49,13 +48,13 @@ struct ErrorBody {
     error: RemoteError,
 }
 
-/// What all these messages have.
+/// The properties that all these messages have.
 fn describe(properties: &mut BasicProperties, message_type: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     properties.with_content_type("application/json").with_timestamp(now).with_message_type(message_type);
 }
 
-/// Binds a queue for the dead calls from there.
+/// Binds a queue for dead-lettered calls from this reply queue.
 async fn bind_dead_letters(channel: &SetupChannel, queue: &str, from: &str) -> Result<()> {
     let exchange = ExchangeDeclareArguments::of_type(DEAD_LETTERS, ExchangeType::Headers).auto_delete(true).finish();
     channel.exchange_declare(exchange).await?;
@@ -63,8 +62,8 @@ async fn bind_dead_letters(channel: &SetupChannel, queue: &str, from: &str) -> R
     channel.queue_bind(QueueBindArguments::new(queue, DEAD_LETTERS, "").arguments(calls).finish()).await
 }
 
-/// Starts what binds dead letters: the exchange goes with its last binding, and that may be just between declaring
-/// and binding.
+/// Runs `start`, which binds a queue for dead letters. It may have to run again: the exchange is deleted with its last
+/// binding, and this may happen between declaring and binding.
 async fn bound<T, Fut: Future<Output = Result<T>>>(start: impl Fn() -> Fut) -> Result<T> {
     let mut attempts = 0..5;
     loop {

@@ -1,4 +1,4 @@
-//! The side that has the functions.
+//! The server of functions over JSON.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -22,9 +22,9 @@ use crate::{
     rpc::{RpcServer, TYPE_ERROR, TYPE_RESULT},
 };
 
-/// Has functions that others call by their names, with named arguments, over JSON.
+/// Offers functions that others call by name, with named arguments, over JSON.
 ///
-/// Each function is an [`RpcServer`] with all its promises: every call gets its result or an error, also after a panic.
+/// Each function has all promises of an [`RpcServer`]: every call gets its result or an error, also after a panic.
 ///
 /// ```no_run
 /// use common::{RemoteError, rpc::JsonRpcServer};
@@ -54,7 +54,7 @@ use crate::{
 pub struct JsonRpcServer {
     channel: Channel,
     functions: Mutex<HashMap<String, Function>>,
-    /// How a function ended that nobody has stopped.
+    /// How a function ended that was not stopped.
     ended: watch::Sender<Option<Result<()>>>,
 }
 
@@ -63,15 +63,16 @@ struct Function {
     task: JoinHandle<()>,
 }
 
-/// What a function's queue is like. All its servers, whatever their language, have to agree on the first two.
+/// The options of a function's queue. All its servers, in any language, have to agree on the first two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FunctionOptions {
-    /// Whether the queue survives a restart of the broker. Default: yes. RabbitMQ 4.3 can be configured to take no shared
-    /// queue that does not, and later versions take none; a server in Python says `durable=True`.
+    /// Whether the queue survives a restart of the broker. Default: yes. RabbitMQ 4.3 can be configured to refuse
+    /// shared queues that are not durable, and later versions always refuse them. A server in Python says
+    /// `durable=True`.
     pub durable: bool,
-    /// Whether the queue goes with its last server, so that callers hear at once that nobody is there. Default: yes.
+    /// Whether the queue is deleted with its last server, so that callers get an error at once. Default: yes.
     pub auto_delete: bool,
-    /// How many calls this server works on at a time; 0 is no bound. Default: 100.
+    /// How many calls this server works on at the same time. 0 means no limit. Default: 100.
     pub prefetch: u16,
 }
 
@@ -87,16 +88,16 @@ impl JsonRpcServer {
         Self { channel: channel.clone(), functions: Mutex::default(), ended: watch::Sender::new(None) }
     }
 
-    /// Registers a function; it can be called when this returns. Its argument is anything that serde makes of a JSON
-    /// object (`()`: of an empty one), its result anything that serde makes JSON of. A result that JSON does not have, such
-    /// as an infinite number, is an error reply of the kind `InvalidResult`.
+    /// Registers a function. When this returns, it can be called. Its argument is anything that serde makes from a JSON
+    /// object (`()`: from an empty one). Its result is anything that serde turns into JSON. A result that JSON does not
+    /// have, such as an infinite number, becomes an error reply of the kind `InvalidResult`.
     ///
-    /// The function's queue is durable and goes with its last server ([`FunctionOptions`]).
+    /// The function's queue is durable and is deleted with its last server ([`FunctionOptions`]).
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) when this server has a function of that name; else those of [`Channel::consume`], such as
-    /// [`Closed`](Error::Closed) with 406 when another server has declared the function's queue differently: the words name
-    /// the argument on which the two do not agree.
+    /// [`Invalid`](Error::Invalid) if this server already has a function with that name. Otherwise those of
+    /// [`Channel::consume`], such as [`Closed`](Error::Closed) with 406 if another server has declared the function's
+    /// queue differently: the words name the argument on which the two servers do not agree.
     pub async fn register<A, R, F, Fut>(&self, name: &str, function: F) -> Result<()>
     where
         A: DeserializeOwned + Send + 'static,
@@ -107,7 +108,7 @@ impl JsonRpcServer {
         self.register_with(name, FunctionOptions::default(), function).await
     }
 
-    /// [`register`](Self::register) with another kind of queue.
+    /// Like [`register`](Self::register), with another kind of queue.
     ///
     /// ```no_run
     /// # async fn example(server: common::rpc::JsonRpcServer) -> common::Result<()> {
@@ -120,8 +121,8 @@ impl JsonRpcServer {
     /// ```
     ///
     /// # Errors
-    /// As [`register`](Self::register). [`Closed`](Error::Closed) with 541 when the queue is not durable and this RabbitMQ takes
-    /// no such queue.
+    /// As [`register`](Self::register). [`Closed`](Error::Closed) with 541 if the queue is not durable and this
+    /// RabbitMQ refuses such queues.
     pub async fn register_with<A, R, F, Fut>(&self, name: &str, options: FunctionOptions, function: F) -> Result<()>
     where
         A: DeserializeOwned + Send + 'static,
@@ -132,14 +133,14 @@ impl JsonRpcServer {
         if name.is_empty() {
             return Err(Error::Invalid("a function needs a name".into()));
         }
-        let taken = || Error::Invalid(format!("this server has a function `{name}` already"));
+        let taken = || Error::Invalid(format!("this server already has a function `{name}`"));
         if self.functions().contains_key(name) {
             return Err(taken());
         }
         let queue = name.to_owned();
         let subscribe = move |channel| calls(channel, queue.clone(), options);
         let server = bound(|| RpcServer::new(&self.channel, subscribe.clone())).await?;
-        // Somebody may have been faster.
+        // Another task may have registered the name meanwhile.
         match self.functions().entry(name.to_owned()) {
             Entry::Occupied(_) => Err(taken()),
             Entry::Vacant(entry) => {
@@ -158,7 +159,8 @@ impl JsonRpcServer {
         }
     }
 
-    /// Stops a function: calls not begun go to its other servers or wait; returns when those begun are answered.
+    /// Stops a function. Calls that it has not begun go to its other servers or wait. Returns when the others are
+    /// answered.
     ///
     /// ```no_run
     /// # async fn example(server: common::rpc::JsonRpcServer) -> common::Result<()> {
@@ -203,7 +205,7 @@ where
     Fut: Future<Output = Result<R, RemoteError>>,
 {
     let arguments = serde_json::from_slice::<Value>(&request.body).and_then(|arguments| match arguments {
-        // No arguments: a struct without fields is made of the one, `()` of the other.
+        // No arguments: a struct without fields is made from the one, `()` from the other.
         none if none == json!({}) => {
             A::deserialize(none).or_else(|error| A::deserialize(Value::Null).map_err(|_| error))
         }
@@ -214,13 +216,13 @@ where
     to_json(&result).map_err(|error| RemoteError::new("InvalidResult", error.to_string()))
 }
 
-/// A reply as aio-pika's `JsonRPC` sends it.
+/// A reply in the form of aio-pika's `JsonRPC`.
 fn encode(outcome: Result<Vec<u8>, RemoteError>, mode: Option<u8>, reply: &mut BasicProperties) -> Vec<u8> {
     describe(reply, if outcome.is_ok() { TYPE_RESULT } else { TYPE_ERROR });
     if let Some(mode) = mode {
         reply.with_delivery_mode(mode);
     }
-    // An error consists of text and JSON values: it can always be written.
+    // An error consists of text and JSON values, so it can always be written.
     outcome.unwrap_or_else(|error| serde_json::to_vec(&ErrorBody { error }).unwrap_or_default())
 }
 
@@ -230,8 +232,9 @@ async fn calls(channel: SetupChannel, queue: String, options: FunctionOptions) -
         .auto_delete(options.auto_delete)
         .with("x-dead-letter-exchange", DEAD_LETTERS);
     channel.queue_declare(declare).await?;
-    // Nothing comes this way. But the exchange goes with its last binding, and RabbitMQ 4.3 can be left with a broken exchange
-    // when another program binds just then (each declaration is answered with 541 from there on): so it stays with its servers.
+    // No message comes this way. But the exchange is deleted with its last binding. If another program binds just then,
+    // RabbitMQ 4.3 can be left with a broken exchange (from then on, it answers each declaration with 541). So this
+    // binding stays as long as a server.
     bind_dead_letters(&channel, &queue, NOBODY).await?;
     channel.basic_qos(BasicQosArguments::new(0, options.prefetch, false)).await?;
     Ok(BasicConsumeArguments::new(&queue, ""))
