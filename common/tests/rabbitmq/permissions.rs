@@ -59,7 +59,7 @@ async fn a_queue_that_another_consumer_has_for_itself_is_no_missing_right() -> R
     let exclusive = |_| async { Ok(BasicConsumeArguments::new("q", "").exclusive(true).finish()) };
     let _first = channel.consume(exclusive).await?;
     let error = consume(&channel, "q", false).await.err().map(|error| error.to_string()).unwrap_or_default();
-    ensure!(error.contains("403") && error.contains("another consumer has it uses it exclusively"), "{error}");
+    ensure!(error.contains("403") && error.contains("another consumer uses it exclusively"), "{error}");
     channel.publish(to("q"), plain(), "x").await?;
     Ok(())
 }
