@@ -133,7 +133,8 @@ impl RpcClient {
             let (calls, id) = (self.calls.clone(), call.id);
             // A caller that gets its reply need not be woken for the confirm before it.
             let failed = ConfirmSender::Failure(Box::new(move |error| calls.fail(&id, error)));
-            let (replies_on, request) = (call.session.clone(), Outgoing::new(to, properties, body));
+            let (replies_on, mut request) = (call.session.clone(), Outgoing::new(to, properties, body));
+            request.has_unique_id = true;
             let asked = async {
                 if self.direct {
                     let session = replies_on.upgrade().ok_or(Error::lost("the reply channel went with it"))?;

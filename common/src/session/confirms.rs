@@ -106,10 +106,21 @@ impl PendingConfirms {
     }
 
     /// The broker has returned a mandatory message. Its ack follows.
-    pub fn returned(&self, number: u64, message: Returned) {
+    pub fn returned(&self, number: u64, message: Box<Returned>) {
         if let Some(pending) = self.entries().get(number) {
-            pending.returned = Some(Box::new(message));
+            pending.returned = Some(message);
         }
+    }
+
+    /// The same for a message without a number: it has an id of its own. All are searched, because it seldom happens. `Err` gives
+    /// back a message that is none of them.
+    pub fn returned_by_id(&self, message: Box<Returned>) -> Result<(), Box<Returned>> {
+        let mut entries = self.entries();
+        match entries.pending.iter_mut().flatten().find(|one| one.mark.has_id_of(&message.properties)) {
+            Some(pending) => pending.returned = Some(message),
+            None => return Err(message),
+        }
+        Ok(())
     }
 
     /// The broker has settled one message, or all messages up to this one.

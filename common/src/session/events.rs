@@ -82,17 +82,18 @@ impl ChannelCallback for SessionEvents {
 
     async fn publish_return(&mut self, _: &RawChannel, ret: Return, properties: BasicProperties, body: Vec<u8>) {
         let (properties, number) = remove_number(shallow(properties, || format!("a returned message ({ret})")));
-        let message = Returned {
+        let message = Box::new(Returned {
             code: ret.reply_code(),
             text: ret.reply_text().clone(),
             exchange: ret.exchange().clone(),
             routing_key: ret.routing_key().clone(),
             properties,
             body,
-        };
-        match number {
-            Some(number) => self.state.pending_confirms.returned(number, message),
-            None => tracing::warn!("a returned message is none of ours: {message}"),
+        });
+        if let Some(number) = number {
+            self.state.pending_confirms.returned(number, message);
+        } else if let Err(message) = self.state.pending_confirms.returned_by_id(message) {
+            tracing::warn!("a message was returned that was not published here: {message}");
         }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Outgoing {
     /// Its share of what may be in flight on its channel.
     pub share: Option<OwnedSemaphorePermit>,
     pub confirm: Option<ConfirmSender>,
+    /// No other message has its correlation id, by which it is found when RabbitMQ returns it. It needs no number in a header.
+    pub has_unique_id: bool,
 }
 
 /// Why a message was not sent.
@@ -45,7 +47,7 @@ impl From<Error> for NotSent {
 
 impl Outgoing {
     pub fn new(arguments: BasicPublishArguments, properties: BasicProperties, body: impl Into<Vec<u8>>) -> Box<Self> {
-        Box::new(Self { arguments, properties, body: body.into(), share: None, confirm: None })
+        Box::new(Self { arguments, properties, body: body.into(), share: None, confirm: None, has_unique_id: false })
     }
 }
 
@@ -54,10 +56,13 @@ impl Session {
     pub async fn publish(&self, deadline: Instant, mut message: Box<Outgoing>) -> Result<(), NotSent> {
         let confirms = self.confirms.load(Ordering::Relaxed);
         // RabbitMQ returns a message without its number.
-        let numbered = confirms && message.arguments.mandatory;
+        let numbered = confirms && message.arguments.mandatory && !message.has_unique_id;
         let header = header_frame(&message.properties)? + if numbered { NUMBER_FIELD } else { 0 };
         check_header_frame(header, self.frame_max)?;
-        let mark = Mark::of(&message.arguments, &message.properties, &message.body);
+        let mut mark = Mark::of(&message.arguments, &message.properties, &message.body);
+        if message.has_unique_id {
+            mark.set_unique_id(&message.properties);
+        }
         // One critical section: the broker numbers messages in the order in which they arrive.
         let _in_order = by(deadline, self.in_order()).await.ok_or(NotSent::Late)?;
         let mut unsent = None;

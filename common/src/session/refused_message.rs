@@ -39,6 +39,8 @@ pub(crate) struct Mark {
     routing_key: u64,
     user_id: u64,
     size: usize,
+    /// Of a message that has a correlation id of its own.
+    unique_id: u64,
 }
 
 impl Mark {
@@ -48,7 +50,18 @@ impl Mark {
             routing_key: hash(&arguments.routing_key),
             user_id: properties.user_id().map_or(0, |user| hash(user)),
             size: body.len(),
+            unique_id: 0,
         }
+    }
+
+    /// No other message has its correlation id.
+    pub fn set_unique_id(&mut self, properties: &BasicProperties) {
+        self.unique_id = properties.correlation_id().map_or(0, |id| hash(id));
+    }
+
+    /// Whether a returned message with these properties is this one.
+    pub fn has_id_of(&self, returned: &BasicProperties) -> bool {
+        self.unique_id != 0 && returned.correlation_id().is_some_and(|id| hash(id) == self.unique_id)
     }
 }
 
