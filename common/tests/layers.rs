@@ -119,7 +119,7 @@ fn uses(sources: &Sources) -> Result<Uses> {
     Ok(uses)
 }
 
-/// The module that a path such as `session::confirms::Waiter` leads into.
+/// The module that a path such as `session::confirms::ConfirmSender` leads into.
 fn module_of(path: &str, sources: &Sources) -> Option<String> {
     let mut module = path;
     while !sources.contains_key(module) {

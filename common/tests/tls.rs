@@ -31,33 +31,33 @@ use tokio_rustls::{
 };
 
 /// A broker that shows a certificate for `localhost`, and the files that its clients need.
-struct Stage {
+struct TlsBroker {
     broker: Broker,
     authority: Authority,
     files: TempDir,
 }
 
-impl Stage {
+impl TlsBroker {
     async fn start(client_certificates: bool) -> Result<Self> {
         let authority = Authority::new("the test's authority")?;
         let identity = authority.server(&["localhost"])?;
         let tls = ServerTls { identity, authority: authority.certificate().into(), client_certificates };
-        let stage = Self { broker: Broker::builder().tls(tls).start().await?, authority, files: TempDir::new()? };
-        stage.write("ca.pem", stage.authority.certificate())?;
-        stage.write("other-ca.pem", Authority::new("somebody else")?.certificate())?;
-        Ok(stage)
+        let tls_broker = Self { broker: Broker::builder().tls(tls).start().await?, authority, files: TempDir::new()? };
+        tls_broker.write("ca.pem", tls_broker.authority.certificate())?;
+        tls_broker.write("other-ca.pem", Authority::new("somebody else")?.certificate())?;
+        Ok(tls_broker)
     }
 
     /// The one that asks no client for a certificate.
     async fn open() -> Result<&'static Self> {
-        static STAGE: OnceCell<Stage> = OnceCell::const_new();
-        STAGE.get_or_try_init(|| Self::start(false)).await
+        static BROKER: OnceCell<TlsBroker> = OnceCell::const_new();
+        BROKER.get_or_try_init(|| Self::start(false)).await
     }
 
     /// The one that lets in nobody without a certificate.
     async fn guarded() -> Result<&'static Self> {
-        static STAGE: OnceCell<Stage> = OnceCell::const_new();
-        STAGE.get_or_try_init(|| Self::start(true)).await
+        static BROKER: OnceCell<TlsBroker> = OnceCell::const_new();
+        BROKER.get_or_try_init(|| Self::start(true)).await
     }
 
     /// Writes a file and gives back its name, as it stands in a URL.
@@ -109,17 +109,17 @@ fn encoded(text: &str) -> String {
 
 #[tokio::test]
 async fn the_authority_comes_from_a_file_a_directory_or_the_url_itself() -> Result<()> {
-    let stage = Stage::open().await?;
-    let host = stage.broker.virtual_host().await?;
+    let tls_broker = TlsBroker::open().await?;
+    let host = tls_broker.broker.virtual_host().await?;
     let url = host.tls_url()?;
     let directory = TempDir::new()?;
-    fs::write(directory.path().join("2c543cd1.0"), stage.authority.certificate())?;
+    fs::write(directory.path().join("2c543cd1.0"), tls_broker.authority.certificate())?;
     fs::write(directory.path().join("README"), "no certificate")?;
     for parameter in [
-        format!("cafile={}", stage.path("ca.pem")),
+        format!("cafile={}", tls_broker.path("ca.pem")),
         format!("capath={}", directory.path().display()),
-        format!("cadata={}", encoded(stage.authority.certificate())),
-        format!("cafile={}&cadata={}", stage.path("other-ca.pem"), encoded(stage.authority.certificate())),
+        format!("cadata={}", encoded(tls_broker.authority.certificate())),
+        format!("cafile={}&cadata={}", tls_broker.path("other-ca.pem"), encoded(tls_broker.authority.certificate())),
         "no_verify_ssl=1".into(),
     ] {
         round_trip(&format!("{url}?{parameter}")).await.with_context(|| parameter.clone())?;
@@ -129,12 +129,12 @@ async fn the_authority_comes_from_a_file_a_directory_or_the_url_itself() -> Resu
 
 #[tokio::test]
 async fn a_name_in_the_url_is_the_connections_name() -> Result<()> {
-    let stage = Stage::open().await?;
-    let host = stage.broker.virtual_host().await?;
-    let url = format!("{}?cafile={}&name=the%20till", host.tls_url()?, stage.path("ca.pem"));
+    let tls_broker = TlsBroker::open().await?;
+    let host = tls_broker.broker.virtual_host().await?;
+    let url = format!("{}?cafile={}&name=the%20till", host.tls_url()?, tls_broker.path("ca.pem"));
     let connections = ConnectionManager::new(url.parse()?);
     connections.channel("test").await?;
-    let listed = stage.broker.rabbitmqctl(&["-q", "list_connections", "user", "ssl", "client_properties"]).await?;
+    let listed = tls_broker.broker.rabbitmqctl(&["-q", "list_connections", "user", "ssl", "client_properties"]).await?;
     let own = listed.lines().find(|line| line.starts_with(host.name())).context("no connection")?;
     ensure!(own.contains("true") && own.contains("the till"), "{own}");
     Ok(connections.close_all().await?)
@@ -142,9 +142,9 @@ async fn a_name_in_the_url_is_the_connections_name() -> Result<()> {
 
 #[tokio::test]
 async fn a_consumer_over_tls_goes_on_after_a_loss() -> Result<()> {
-    let stage = Stage::open().await?;
-    let host = stage.broker.virtual_host().await?;
-    let url = format!("{}?cafile={}", host.tls_url()?, stage.path("ca.pem"));
+    let tls_broker = TlsBroker::open().await?;
+    let host = tls_broker.broker.virtual_host().await?;
+    let url = format!("{}?cafile={}", host.tls_url()?, tls_broker.path("ca.pem"));
     let connections = ConnectionManager::new(url.parse()?);
     let channel = connections.channel("test").await?;
     let subscribe = |channel: SetupChannel| async move {
@@ -162,9 +162,9 @@ async fn a_consumer_over_tls_goes_on_after_a_loss() -> Result<()> {
 
 #[tokio::test]
 async fn files_are_read_again_for_each_connection() -> Result<()> {
-    let stage = Stage::open().await?;
-    let host = stage.broker.virtual_host().await?;
-    let file = stage.write("renewed.pem", &fs::read_to_string(stage.path("other-ca.pem"))?)?;
+    let tls_broker = TlsBroker::open().await?;
+    let host = tls_broker.broker.virtual_host().await?;
+    let file = tls_broker.write("renewed.pem", &fs::read_to_string(tls_broker.path("other-ca.pem"))?)?;
     let url = format!("{}?cafile={}&fail_fast=0", host.tls_url()?, file.display());
     let connections = ConnectionManager::new(url.parse()?);
     let waiting = tokio::spawn({
@@ -173,30 +173,30 @@ async fn files_are_read_again_for_each_connection() -> Result<()> {
     });
     let once = url.replace("&fail_fast=0", "");
     fails(&once, &["cafile"]).await?;
-    fs::copy(stage.path("ca.pem"), &file)?;
+    fs::copy(tls_broker.path("ca.pem"), &file)?;
     waiting.await??;
     Ok(connections.close_all().await?)
 }
 
 #[tokio::test]
 async fn each_wrong_certificate_of_the_broker_is_an_error_that_says_what_to_do() -> Result<()> {
-    let stage = Stage::open().await?;
-    let host = stage.broker.virtual_host().await?;
+    let tls_broker = TlsBroker::open().await?;
+    let host = tls_broker.broker.virtual_host().await?;
     let url = host.tls_url()?;
-    let ca = stage.path("ca.pem");
+    let ca = tls_broker.path("ca.pem");
     let by_address = url.replace("@localhost:", "@127.0.0.1:");
-    fails(&format!("{url}?cafile={}", stage.path("other-ca.pem")), &["not trusted here", "`cafile`"]).await?;
+    fails(&format!("{url}?cafile={}", tls_broker.path("other-ca.pem")), &["not trusted here", "`cafile`"]).await?;
     // Without a parameter, by what this system trusts.
     fails(&url, &["`cafile`"]).await?;
     fails(&format!("{by_address}?cafile={ca}"), &["is for `localhost` and not for `127.0.0.1`"]).await?;
 
     // The broker behind other certificates than its own.
     let localhost = ["localhost", "127.0.0.1"];
-    let expired = front(&stage.authority.expired_server(&localhost)?, stage.broker.port()).await?;
+    let expired = front(&tls_broker.authority.expired_server(&localhost)?, tls_broker.broker.port()).await?;
     let its_own = Identity::self_signed_server(&localhost)?;
-    let own_file = stage.write("self-signed.pem", &its_own.certificate)?;
-    let self_signed = front(&its_own, stage.broker.port()).await?;
-    let good = front(&stage.authority.server(&localhost)?, stage.broker.port()).await?;
+    let own_file = tls_broker.write("self-signed.pem", &its_own.certificate)?;
+    let self_signed = front(&its_own, tls_broker.broker.port()).await?;
+    let good = front(&tls_broker.authority.server(&localhost)?, tls_broker.broker.port()).await?;
     let at = |port: u16| format!("amqps://{}:{}@localhost:{port}/{}", host.name(), host.password(), host.name());
     fails(&format!("{}?cafile={ca}", at(expired)), &["has expired", "renewed"]).await?;
     fails(&format!("{}?cafile={ca}", at(self_signed)), &["signed by itself", "`cafile`"]).await?;
@@ -207,13 +207,13 @@ async fn each_wrong_certificate_of_the_broker_is_an_error_that_says_what_to_do()
 
 #[tokio::test]
 async fn tls_and_no_tls_that_meet_are_told_apart() -> Result<()> {
-    let stage = Stage::open().await?;
-    let host = stage.broker.virtual_host().await?;
-    let (plain, tls) = (stage.broker.port(), stage.broker.tls_port().context("a port for TLS")?);
-    let management = stage.broker.management_url().and_then(|url| url.rsplit_once(':')).context("a page")?.1;
+    let tls_broker = TlsBroker::open().await?;
+    let host = tls_broker.broker.virtual_host().await?;
+    let (plain, tls) = (tls_broker.broker.port(), tls_broker.broker.tls_port().context("a port for TLS")?);
+    let management = tls_broker.broker.management_url().and_then(|url| url.rsplit_once(':')).context("a page")?.1;
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let silent = silent.local_addr()?.port();
-    let ca = stage.path("ca.pem");
+    let ca = tls_broker.path("ca.pem");
     let marked = host.password();
     let amqps = |port: &str| format!("amqps://u:{marked}@localhost:{port}?cafile={ca}");
     fails(&amqps(&plain.to_string()), &["speaks there without TLS", "use amqp://", "5671"]).await?;
@@ -227,22 +227,22 @@ async fn tls_and_no_tls_that_meet_are_told_apart() -> Result<()> {
 
 #[tokio::test]
 async fn a_broker_that_wants_a_certificate_gets_one_or_says_so() -> Result<()> {
-    let stage = Stage::guarded().await?;
-    let host = stage.broker.virtual_host().await?;
-    let url = format!("{}?cafile={}", host.tls_url()?, stage.path("ca.pem"));
+    let tls_broker = TlsBroker::guarded().await?;
+    let host = tls_broker.broker.virtual_host().await?;
+    let url = format!("{}?cafile={}", host.tls_url()?, tls_broker.path("ca.pem"));
     let files = |identity: &Identity, name: &str| -> Result<String> {
-        let certificate = stage.write(&format!("{name}.pem"), &identity.certificate)?;
-        let key = stage.write(&format!("{name}.key"), &identity.key)?;
+        let certificate = tls_broker.write(&format!("{name}.pem"), &identity.certificate)?;
+        let key = tls_broker.write(&format!("{name}.key"), &identity.key)?;
         Ok(format!("certfile={}&keyfile={}", certificate.display(), key.display()))
     };
     fails(&url, &["client certificate", "`certfile` and `keyfile`"]).await?;
     let foreign = files(&Authority::new("somebody else")?.client("till")?, "foreign")?;
     fails(&format!("{url}&{foreign}"), &["does not accept the client's certificate"]).await?;
 
-    let till = stage.authority.client("till")?;
+    let till = tls_broker.authority.client("till")?;
     let good = files(&till, "till")?;
     round_trip(&format!("{url}&{good}")).await?;
-    let both = stage.write("both.pem", &format!("{}{}", till.certificate, till.key))?;
+    let both = tls_broker.write("both.pem", &format!("{}{}", till.certificate, till.key))?;
     round_trip(&format!("{url}&certfile={}", both.display())).await?;
 
     // EXTERNAL: the user is the certificate's common name, and the URL's user and password are nobody's.
@@ -271,16 +271,16 @@ async fn a_broker_without_a_cipher_suite_in_common_is_not_taken_for_one_that_wan
 
 #[tokio::test]
 async fn external_without_the_brokers_consent_says_what_to_enable() -> Result<()> {
-    let stage = Stage::open().await?;
-    let client = stage.authority.client("till")?;
-    let both = stage.write("unwanted.pem", &format!("{}{}", client.certificate, client.key))?;
-    let host = stage.broker.virtual_host().await?;
-    let parameters = format!("cafile={}&certfile={}&auth_mechanism=external", stage.path("ca.pem"), both.display());
+    let tls_broker = TlsBroker::open().await?;
+    let client = tls_broker.authority.client("till")?;
+    let both = tls_broker.write("unwanted.pem", &format!("{}{}", client.certificate, client.key))?;
+    let host = tls_broker.broker.virtual_host().await?;
+    let parameters = format!("cafile={}&certfile={}&auth_mechanism=external", tls_broker.path("ca.pem"), both.display());
     // It does not ask for the certificate.
     let url = format!("{}?{parameters}", host.tls_url()?);
     fails(&url, &["refused", "a user by the name in the client certificate", "verify_peer"]).await?;
     // It does not offer EXTERNAL: on its port without TLS it never does.
-    let behind_tls = front(&stage.authority.server(&["localhost"])?, stage.broker.port()).await?;
+    let behind_tls = front(&tls_broker.authority.server(&["localhost"])?, tls_broker.broker.port()).await?;
     let url = format!("amqps://localhost:{behind_tls}/{}?{parameters}", host.name());
     fails(&url, &["refused", "rabbitmq_auth_mechanism_ssl", "auth_mechanisms"]).await
 }

@@ -22,8 +22,8 @@ async fn a_manager_that_is_never_used_dials_nothing() -> Result<()> {
     let url = format!("amqp://127.0.0.1:{}", listener.local_addr()?.port());
     let connections = ConnectionManager::new(url.parse()?);
     connections.close_all().await?;
-    let dialled = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
-    ensure!(dialled.is_err(), "it dialled");
+    let connected = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+    ensure!(connected.is_err(), "it has connected");
     Ok(())
 }
 
@@ -190,7 +190,7 @@ async fn a_port_that_accepts_and_says_nothing_is_an_error_in_time() -> Result<()
     });
     let error = ConnectionManager::new(url.parse()?).channel("x").await.err().context("it says nothing")?;
     ensure!(error.to_string().contains("no answer within 1 s"), "{error}");
-    ensure!(accepted.load(Ordering::Relaxed) > 0, "nobody dialled");
+    ensure!(accepted.load(Ordering::Relaxed) > 0, "no client has connected");
     silent.abort();
     Ok(())
 }

@@ -18,12 +18,12 @@ const SOON: Duration = Duration::from_secs(10);
 const NEVER: Duration = Duration::from_millis(100);
 
 /// A target behind the proxy.
-struct Bench {
+struct Fixture {
     target: TcpListener,
     proxy: Proxy,
 }
 
-impl Bench {
+impl Fixture {
     async fn new() -> Self {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Proxy::start(target.local_addr().unwrap().port()).await.unwrap();
@@ -68,18 +68,18 @@ async fn silent(stream: &mut TcpStream) {
 
 #[tokio::test]
 async fn bytes_pass_both_ways_on_several_connections() {
-    let bench = Bench::new().await;
-    let (mut client, mut server) = bench.pair().await;
-    let (mut other_client, mut other_server) = bench.pair().await;
+    let fixture = Fixture::new().await;
+    let (mut client, mut server) = fixture.pair().await;
+    let (mut other_client, mut other_server) = fixture.pair().await;
     passes(&mut client, &mut server).await;
     passes(&mut other_server, &mut other_client).await;
-    assert_eq!((bench.proxy.accepted(), bench.proxy.open()), (2, 2));
+    assert_eq!((fixture.proxy.accepted(), fixture.proxy.open()), (2, 2));
 }
 
 #[tokio::test]
 async fn a_megabyte_arrives_as_it_was() {
-    let bench = Bench::new().await;
-    let (mut client, mut server) = bench.pair().await;
+    let fixture = Fixture::new().await;
+    let (mut client, mut server) = fixture.pair().await;
     let sent: Vec<u8> = (0..1_u32 << 20).map(|number| number as u8).collect();
     let sending = tokio::spawn({
         let sent = sent.clone();
@@ -93,9 +93,9 @@ async fn a_megabyte_arrives_as_it_was() {
 
 #[tokio::test]
 async fn the_end_of_one_side_is_the_end_of_the_other() {
-    let bench = Bench::new().await;
+    let fixture = Fixture::new().await;
     for client_ends in [true, false] {
-        let (client, server) = bench.pair().await;
+        let (client, server) = fixture.pair().await;
         let (ending, mut other) = if client_ends { (client, server) } else { (server, client) };
         drop(ending);
         assert_eq!(rest(&mut other).await, (0, None));
@@ -104,10 +104,10 @@ async fn the_end_of_one_side_is_the_end_of_the_other() {
 
 #[tokio::test]
 async fn a_cut_is_the_end_of_the_stream_for_both_sides_each_time() {
-    let bench = Bench::new().await;
+    let fixture = Fixture::new().await;
     for _ in 0..3 {
-        let (mut client, mut server) = bench.pair().await;
-        bench.proxy.cut();
+        let (mut client, mut server) = fixture.pair().await;
+        fixture.proxy.cut();
         assert_eq!(rest(&mut client).await, (0, None));
         assert_eq!(rest(&mut server).await, (0, None));
     }
@@ -115,8 +115,8 @@ async fn a_cut_is_the_end_of_the_stream_for_both_sides_each_time() {
 
 #[tokio::test]
 async fn a_cut_is_not_a_reset_even_if_a_client_is_still_sending() {
-    let bench = Bench::new().await;
-    let (mut client, mut server) = bench.pair().await;
+    let fixture = Fixture::new().await;
+    let (mut client, mut server) = fixture.pair().await;
     // More than all buffers on the way can hold, so that bytes are unread when the cut comes.
     let (mut receiving, mut sending) = client.split();
     let flood = vec![0; 16 << 20];
@@ -128,7 +128,7 @@ async fn a_cut_is_not_a_reset_even_if_a_client_is_still_sending() {
             async {
                 // The server has not read everything, so the end must come before all bytes have passed.
                 timeout(SOON, server.read_exact(&mut vec![0; 1 << 20])).await.unwrap().unwrap();
-                bench.proxy.cut();
+                fixture.proxy.cut();
             }
         );
     };
@@ -139,10 +139,10 @@ async fn a_cut_is_not_a_reset_even_if_a_client_is_still_sending() {
 
 #[tokio::test]
 async fn a_reset_is_a_reset_for_both_sides_each_time() {
-    let bench = Bench::new().await;
+    let fixture = Fixture::new().await;
     for _ in 0..3 {
-        let (mut client, mut server) = bench.pair().await;
-        bench.proxy.reset();
+        let (mut client, mut server) = fixture.pair().await;
+        fixture.proxy.reset();
         assert_eq!(rest(&mut client).await, (0, Some(ErrorKind::ConnectionReset)));
         assert_eq!(rest(&mut server).await, (0, Some(ErrorKind::ConnectionReset)));
     }
@@ -150,24 +150,24 @@ async fn a_reset_is_a_reset_for_both_sides_each_time() {
 
 #[tokio::test]
 async fn clients_that_come_after_a_cut_or_a_reset_are_served() {
-    let bench = Bench::new().await;
-    bench.proxy.cut();
-    bench.pair().await;
-    bench.proxy.reset();
-    bench.pair().await;
+    let fixture = Fixture::new().await;
+    fixture.proxy.cut();
+    fixture.pair().await;
+    fixture.proxy.reset();
+    fixture.pair().await;
 }
 
 #[tokio::test]
 async fn a_stalled_proxy_passes_nothing_and_loses_nothing() {
-    let bench = Bench::new().await;
-    let (mut client, mut server) = bench.pair().await;
+    let fixture = Fixture::new().await;
+    let (mut client, mut server) = fixture.pair().await;
     for _ in 0..2 {
-        bench.proxy.stall();
+        fixture.proxy.stall();
         client.write_all(b"late").await.unwrap();
         server.write_all(b"late").await.unwrap();
         silent(&mut client).await;
         silent(&mut server).await;
-        bench.proxy.resume();
+        fixture.proxy.resume();
         for stream in [&mut client, &mut server] {
             let mut read = [0; 4];
             timeout(SOON, stream.read_exact(&mut read)).await.unwrap().unwrap();
@@ -178,83 +178,83 @@ async fn a_stalled_proxy_passes_nothing_and_loses_nothing() {
 
 #[tokio::test]
 async fn not_even_the_end_of_a_stream_passes_a_stalled_proxy() {
-    let bench = Bench::new().await;
-    let (client, mut server) = bench.pair().await;
-    bench.proxy.stall();
+    let fixture = Fixture::new().await;
+    let (client, mut server) = fixture.pair().await;
+    fixture.proxy.stall();
     drop(client);
     silent(&mut server).await;
-    bench.proxy.resume();
+    fixture.proxy.resume();
     assert_eq!(rest(&mut server).await, (0, None));
 }
 
 #[tokio::test]
 async fn a_new_connection_through_a_stalled_proxy_is_as_silent() {
-    let bench = Bench::new().await;
-    bench.proxy.stall();
-    let mut client = bench.connect().await;
-    let mut server = bench.accept().await;
+    let fixture = Fixture::new().await;
+    fixture.proxy.stall();
+    let mut client = fixture.connect().await;
+    let mut server = fixture.accept().await;
     client.write_all(b"x").await.unwrap();
     silent(&mut server).await;
-    bench.proxy.resume();
+    fixture.proxy.resume();
     assert_eq!(timeout(SOON, server.read_u8()).await.unwrap().unwrap(), b'x');
 }
 
 #[tokio::test]
 async fn a_stalled_connection_can_be_cut_and_reset() {
-    let bench = Bench::new().await;
+    let fixture = Fixture::new().await;
     for reset in [false, true] {
-        let (mut client, _server) = bench.pair().await;
-        bench.proxy.stall();
+        let (mut client, _server) = fixture.pair().await;
+        fixture.proxy.stall();
         if reset {
-            bench.proxy.reset()
+            fixture.proxy.reset()
         } else {
-            bench.proxy.cut()
+            fixture.proxy.cut()
         }
         assert_eq!(rest(&mut client).await, (0, reset.then_some(ErrorKind::ConnectionReset)));
-        bench.proxy.resume();
+        fixture.proxy.resume();
     }
 }
 
 #[tokio::test]
 async fn after_so_many_bytes_comes_the_cut_once() {
-    let bench = Bench::new().await;
+    let fixture = Fixture::new().await;
     for _ in 0..2 {
-        let (mut client, mut server) = bench.pair().await;
-        bench.proxy.cut_after(7);
+        let (mut client, mut server) = fixture.pair().await;
+        fixture.proxy.cut_after(7);
         // Both directions are counted together.
         passes(&mut client, &mut server).await;
         server.write_all(b"hello").await.unwrap();
         assert_eq!(rest(&mut client).await, (2, None));
         assert_eq!(rest(&mut server).await, (0, None));
         // It cuts only once.
-        bench.pair().await;
+        fixture.pair().await;
     }
 }
 
 #[tokio::test]
 async fn a_cut_that_has_not_come_can_be_called_off() {
-    let bench = Bench::new().await;
-    let (mut client, mut server) = bench.pair().await;
-    bench.proxy.cut_after(1);
-    bench.proxy.resume();
+    let fixture = Fixture::new().await;
+    let (mut client, mut server) = fixture.pair().await;
+    fixture.proxy.cut_after(1);
+    fixture.proxy.resume();
     passes(&mut client, &mut server).await;
     passes(&mut server, &mut client).await;
 }
 
 #[tokio::test]
 async fn new_connections_go_to_the_new_target() {
-    let (bench, other) = (Bench::new().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
-    let (mut client, mut server) = bench.pair().await;
-    bench.proxy.retarget(other.local_addr().unwrap().port());
+    let (fixture, other) = (Fixture::new().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (mut client, mut server) = fixture.pair().await;
+    fixture.proxy.retarget(other.local_addr().unwrap().port());
     passes(&mut client, &mut server).await;
-    let mut client = bench.connect().await;
+    let mut client = fixture.connect().await;
     let (mut server, _) = timeout(SOON, other.accept()).await.unwrap().unwrap();
     passes(&mut client, &mut server).await;
 }
 
 #[tokio::test]
 async fn a_connection_without_a_target_ends() {
-    let Bench { target, proxy } = Bench::new().await;
+    let Fixture { target, proxy } = Fixture::new().await;
     drop(target);
     let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
     assert_eq!(rest(&mut client).await, (0, None));
@@ -263,10 +263,10 @@ async fn a_connection_without_a_target_ends() {
 
 #[tokio::test]
 async fn everything_ends_with_the_proxy() {
-    let bench = Bench::new().await;
-    let (mut client, mut server) = bench.pair().await;
-    let port = bench.proxy.port();
-    drop(bench);
+    let fixture = Fixture::new().await;
+    let (mut client, mut server) = fixture.pair().await;
+    let port = fixture.proxy.port();
+    drop(fixture);
     assert_eq!(rest(&mut client).await, (0, None));
     assert_eq!(rest(&mut server).await, (0, None));
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
