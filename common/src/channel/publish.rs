@@ -209,11 +209,6 @@ impl Channel {
     ) -> Result<Box<Outgoing>> {
         rebuild(&mut message.properties)?;
         check(&message.arguments, &message.properties, &self.core.connection.options.virtual_host)?;
-        if message.arguments.mandatory && confirm.is_none() {
-            return Err(Error::Invalid(
-                "`mandatory` needs a channel with confirms, which can report a returned message".into(),
-            ));
-        }
         let weight = (message.body.len() + LEAST_WEIGHT / 2).clamp(LEAST_WEIGHT, MOST_BYTES_IN_FLIGHT) as u32;
         let share = by(deadline, self.core.shares.clone().acquire_many_owned(weight)).await;
         let share = share.ok_or_else(|| self.not_sent())?.map_err(|_| Error::Shutdown("channel"))?;

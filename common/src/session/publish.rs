@@ -55,8 +55,12 @@ impl Session {
     /// Sends a message. On a session in confirm mode, `confirm` is told its outcome.
     pub async fn publish(&self, deadline: Instant, mut message: Box<Outgoing>) -> Result<(), NotSent> {
         let confirms = self.confirms.load(Ordering::Relaxed);
+        if message.arguments.mandatory && !confirms {
+            let reason = "`mandatory` needs a channel with confirms, which can report a returned message";
+            return Err(Error::Invalid(reason.into()).into());
+        }
         // RabbitMQ returns a message without its number.
-        let numbered = confirms && message.arguments.mandatory && !message.has_unique_id;
+        let numbered = message.arguments.mandatory && !message.has_unique_id;
         let header = header_frame(&message.properties)? + if numbered { NUMBER_FIELD } else { 0 };
         check_header_frame(header, self.frame_max)?;
         let mut mark = Mark::of(&message.arguments, &message.properties, &message.body);

@@ -53,6 +53,23 @@ async fn serve(channel: &Channel) -> Result<()> {
     Ok(())
 }
 
+/// A request that comes back could not be told to its call.
+#[tokio::test]
+async fn a_call_on_a_channel_without_confirms_is_refused_at_once() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    let channel = fixture.connections.channel_without_confirms("without").await?;
+    let client = RpcClient::new(&channel).await?;
+    let since = Instant::now();
+    let error = client.call("missing", "21", PATIENCE).await.expect_err("nothing was declared");
+    ensure!(matches!(error, Error::Invalid(_)) && error.to_string().contains("channel with confirms"), "{error}");
+    ensure!(since.elapsed() < PATIENCE / 2, "after {:?}", since.elapsed());
+    // By direct reply-to, requests are published on the AMQP channel of the replies, which has confirms.
+    let client = RpcClient::direct(&channel).await?;
+    let error = client.call("missing", "21", PATIENCE).await.expect_err("nothing was declared");
+    ensure!(matches!(error, Error::Unroutable(_)), "{error}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_of_many_calls_gets_its_own_reply() -> Result<()> {
     let fixture = Fixture::new().await?;
