@@ -275,7 +275,8 @@ async fn external_without_the_brokers_consent_says_what_to_enable() -> Result<()
     let client = tls_broker.authority.client("till")?;
     let both = tls_broker.write("unwanted.pem", &format!("{}{}", client.certificate, client.key))?;
     let host = tls_broker.broker.virtual_host().await?;
-    let parameters = format!("cafile={}&certfile={}&auth_mechanism=external", tls_broker.path("ca.pem"), both.display());
+    let parameters =
+        format!("cafile={}&certfile={}&auth_mechanism=external", tls_broker.path("ca.pem"), both.display());
     // It does not ask for the certificate.
     let url = format!("{}?{parameters}", host.tls_url()?);
     fails(&url, &["refused", "a user by the name in the client certificate", "verify_peer"]).await?;
