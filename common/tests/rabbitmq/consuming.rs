@@ -131,7 +131,7 @@ async fn a_subscription_that_fails_the_first_time_fails_to_its_caller() -> Resul
     let error = channel.consume(missing).await.err().context("the queue should be missing")?;
     ensure!(error.to_string().contains("cannot consume from queue `missing`: 404 NOT_FOUND"), "{error}");
 
-    let panicking = |_: SetupChannel| async { panic!("a panic of the test's") };
+    let panicking = |_: SetupChannel| async { panic!("the test panics on purpose") };
     ensure!(channel.consume(panicking).await.is_err(), "a panic is an error");
 
     let _first = consume(&channel, "q", false).await?;
