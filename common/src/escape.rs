@@ -92,7 +92,7 @@ mod tests {
     use super::escaped;
 
     #[test]
-    fn what_steers_a_terminal_is_escaped() {
+    fn control_characters_are_escaped() {
         for (text, shown) in [
             ("\u{1b}[2J\u{1b}]0;title\u{7}", r"\u{1b}[2J\u{1b}]0;title\u{7}"),
             ("one\r\n [x] two\ttab\u{8}\u{7f}\0", r"one\r\n [x] two\ttab\u{8}\u{7f}\u{0}"),

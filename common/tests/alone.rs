@@ -117,7 +117,7 @@ fn memory() -> Result<usize> {
 /// After each of 20 cuts RabbitMQ sends 100 MiB again, and the consumer does not read them.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_a_lost_connection_has_delivered_does_not_stay_in_memory() -> Result<()> {
+async fn deliveries_of_a_lost_connection_do_not_stay_in_memory() -> Result<()> {
     const MESSAGES: usize = 100;
     let host = Broker::shared().await?.virtual_host().await?;
     let connections = ConnectionManager::new(host.url().parse::<ConnectOptions>()?);

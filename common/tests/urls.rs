@@ -123,7 +123,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_input_panics_and_what_is_understood_survives_the_round_trip(text in anything_like_a_url()) {
+    fn no_input_panics_and_options_survive_the_round_trip(text in anything_like_a_url()) {
         if let Ok(options) = text.parse::<ConnectOptions>() {
             let again = options.to_url().parse::<ConnectOptions>();
             prop_assert_eq!(again.as_ref().map(ConnectOptions::to_url).ok(), Some(options.to_url()));
@@ -132,7 +132,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_formatted_parses_back(options in options()) {
+    fn formatted_options_parse_back(options in options()) {
         let again = options.to_url().parse::<ConnectOptions>();
         prop_assert_eq!(again.as_ref().map(ConnectOptions::to_url).ok(), Some(options.to_url()));
         prop_assert_eq!(again.ok(), Some(options));

@@ -41,7 +41,8 @@ async fn calls(channel: &Channel, table: &FieldTable) -> Vec<(&'static str, comm
 }
 
 #[tokio::test]
-async fn arguments_too_large_for_a_frame_or_nested_too_deeply_are_refused_and_the_connection_goes_on() -> Result<()> {
+async fn arguments_too_large_for_a_frame_or_nested_too_deeply_are_refused_and_the_connection_still_works() -> Result<()>
+{
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;

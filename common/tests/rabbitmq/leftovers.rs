@@ -78,8 +78,8 @@ async fn a_subscription_that_fails_leaves_no_queue() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_oversized_message_is_dead_lettered_although_small_ones_between_are_acknowledged_together() -> Result<()>
-{
+async fn every_oversized_message_is_dead_lettered_although_small_ones_between_them_are_acknowledged_together()
+-> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     channel.queue_declare(queue("dead")).await?;

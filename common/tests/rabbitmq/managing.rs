@@ -117,7 +117,7 @@ async fn setup_steps_run_in_order_at_each_opening_and_a_failed_first_run_is_not_
 }
 
 #[tokio::test]
-async fn what_a_setup_declares_is_there_again_when_the_channel_is() -> Result<()> {
+async fn a_setups_declarations_are_restored_with_the_channel() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let declare = |channel: common::SetupChannel| async move {

@@ -74,7 +74,7 @@ async fn each_of_many_calls_gets_its_own_reply() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_error_and_a_panic_are_error_replies_and_the_server_goes_on() -> Result<()> {
+async fn an_error_and_a_panic_are_error_replies_and_the_server_still_works() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     serve(&channel).await?;
