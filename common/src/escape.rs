@@ -1,12 +1,12 @@
-//! Makes text from strangers safe for a terminal and a log.
+//! Makes text from other programs safe for a terminal and a log.
 
 use std::{
     borrow::Cow,
     fmt::{self, Write},
 };
 
-/// Shows text from another program safely. What would move the cursor, colour the terminal, begin another line or
-/// reverse the direction of the text is written as an escape, such as `\n` or `\u{1b}`. Letters of all scripts,
+/// Shows text from another program safely. Characters that would move the cursor, colour the terminal, begin another line
+/// or reverse the direction of the text are written as escapes, such as `\n` or `\u{1b}`. Letters of all scripts,
 /// combining marks and emoji stay as they are.
 ///
 /// It escapes all control characters (those of ASCII and those from U+0080 to U+009F, also tab and line break), the

@@ -72,7 +72,7 @@ impl TableValue {
     }
 }
 
-/// RabbitMQ compares whole numbers by their value, whatever their size is on the wire.
+/// RabbitMQ compares whole numbers by their value, not by their size on the wire.
 macro_rules! whole_numbers {
     ($($type:ty)*) => {$(
         impl From<$type> for TableValue {

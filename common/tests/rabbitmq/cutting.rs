@@ -47,7 +47,7 @@ async fn until_recovered(events: &mut Events) -> Result<()> {
     timeout(PATIENCE, recovered).await.context("the client has not reconnected")?
 }
 
-/// Publishes numbered messages until `over`; returns those that were confirmed.
+/// Publishes numbered messages until `over` is true. Returns those that were confirmed.
 async fn publish_until(channel: Channel, first: u32, over: impl Fn() -> bool) -> Result<(u32, Vec<u32>)> {
     let (mut number, mut confirmed) = (first, Vec::new());
     while !over() {

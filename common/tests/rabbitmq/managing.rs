@@ -105,7 +105,7 @@ async fn setup_steps_run_in_order_at_each_opening_and_a_failed_first_run_is_not_
     let panicking = |_| async { panic!("the test panics on purpose") };
     ensure!(channel.setup(panicking).await.is_err(), "a panic is an error");
 
-    // The broker closes the channel; the next call finds it open again.
+    // The broker closes the channel. For the next call it is open again.
     channel
         .queue_declare(QueueDeclareArguments::new("missing").passive(true).finish())
         .await
