@@ -186,7 +186,7 @@ async fn each_wrong_certificate_of_the_broker_is_an_error_that_says_what_to_do()
     let ca = tls_broker.path("ca.pem");
     let by_address = url.replace("@localhost:", "@127.0.0.1:");
     fails(&format!("{url}?cafile={}", tls_broker.path("other-ca.pem")), &["not trusted here", "`cafile`"]).await?;
-    // Without a parameter, the certificates that this system trusts count.
+    // Without a parameter, the certificates that this system trusts are used.
     fails(&url, &["`cafile`"]).await?;
     fails(&format!("{by_address}?cafile={ca}"), &["is for `localhost` and not for `127.0.0.1`"]).await?;
 
@@ -246,7 +246,7 @@ async fn a_broker_that_wants_a_certificate_gets_one_or_says_so() -> Result<()> {
     let both = tls_broker.write("both.pem", &format!("{}{}", till.certificate, till.key))?;
     round_trip(&format!("{url}&certfile={}", both.display())).await?;
 
-    // EXTERNAL: the user is the certificate's common name. The user and password in the URL do not count.
+    // EXTERNAL: the user is the certificate's common name. The user and password in the URL are not used.
     let external = format!("{url}&{good}&auth_mechanism=external").replace(host.password(), "unused");
     fails(&external, &["refused the connection", "a user by the name in the client certificate"]).await?;
     host.put("/api/users/till", json!({"password_hash": "", "tags": ""})).await?;

@@ -107,7 +107,7 @@ async fn a_network_that_breaks_25_times_soon_after_each_recovery_ends_no_consume
     let connections = behind(&proxy, &fixture).await?;
     let channel = connections.channel("test").await?;
     let mut idle = consume(&channel, "idle", false).await?;
-    // The consumer does not read these messages, so no settled delivery shows that it is innocent.
+    // The consumer does not read these messages, so no settled delivery shows that it does not cause the losses.
     filled(&own, "unread", (0..3).map(|number| number.to_string())).await?;
     let mut unread = consume(&channel, "unread", false).await?;
     let client = RpcClient::new(&channel).await?;
