@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_that_tell_nothing_accuse_nobody() {
+    fn words_without_a_cause_blame_nothing() {
         for text in ["", "INTERNAL_ERROR", "NOT_FOUND - no exchange 'short...", "PRECONDITION_FAILED - message size x"]
         {
             assert_eq!(Refused::in_words(text), None, "{text}");

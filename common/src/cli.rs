@@ -132,7 +132,7 @@ impl BrokerArgs {
             if self.verbose > 0 { Box::new(lines) } else { Box::new(lines.without_time()) };
         // A second call, as in tests, keeps the first subscriber.
         let _ = tracing_subscriber::registry().with(layer).with(filter).try_init();
-        end_quietly_when_nobody_reads();
+        end_quietly_when_stdout_is_closed();
     }
 }
 
@@ -192,7 +192,7 @@ fn password_in(file: &Path) -> Result<String> {
 
 /// `println!` panics when stdout cannot be written. If stdout is a pipe whose reader has ended, this is a normal end.
 /// Otherwise (a full disk) it is an error, reported in one sentence without a backtrace.
-fn end_quietly_when_nobody_reads() {
+fn end_quietly_when_stdout_is_closed() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload().downcast_ref::<String>().map(String::as_str).unwrap_or_default();

@@ -1,12 +1,12 @@
-//! Makes text from strangers safe for a terminal and a log.
+//! Makes text from other programs safe for a terminal and a log.
 
 use std::{
     borrow::Cow,
     fmt::{self, Write},
 };
 
-/// Shows text from another program safely. What would move the cursor, colour the terminal, begin another line or
-/// reverse the direction of the text is written as an escape, such as `\n` or `\u{1b}`. Letters of all scripts,
+/// Shows text from another program safely. Characters that would move the cursor, colour the terminal, begin another line
+/// or reverse the direction of the text are written as escapes, such as `\n` or `\u{1b}`. Letters of all scripts,
 /// combining marks and emoji stay as they are.
 ///
 /// It escapes all control characters (those of ASCII and those from U+0080 to U+009F, also tab and line break), the
@@ -92,7 +92,7 @@ mod tests {
     use super::escaped;
 
     #[test]
-    fn what_steers_a_terminal_is_escaped() {
+    fn control_characters_are_escaped() {
         for (text, shown) in [
             ("\u{1b}[2J\u{1b}]0;title\u{7}", r"\u{1b}[2J\u{1b}]0;title\u{7}"),
             ("one\r\n [x] two\ttab\u{8}\u{7f}\0", r"one\r\n [x] two\ttab\u{8}\u{7f}\u{0}"),

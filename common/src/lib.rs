@@ -1,4 +1,4 @@
-//! What the lessons share: a connection to RabbitMQ that reconnects by itself, confirmed publishing, streams of
+//! What the lessons share: a connection to RabbitMQ that reconnects automatically, confirmed publishing, streams of
 //! deliveries, and remote procedure calls. It is built on [amqprs](https://docs.rs/amqprs).
 //!
 //! # The one idea: topology is code that runs again
@@ -16,7 +16,7 @@
 //! let channel = connections.channel("worker").await?;
 //!
 //! let mut messages = channel.consume(subscribe).await?;
-//! while let Some(message) = messages.try_next().await? { // goes on across reconnects
+//! while let Some(message) = messages.try_next().await? { // continues after a reconnect
 //!     println!("{}", message.display());
 //!     message.ack().await?;
 //! }
@@ -123,7 +123,7 @@
 //! | an RPC call in progress | fails, because its reply queue is deleted | [`Error::Lost`] at once |
 //! | a transaction | rolled back, or unknown if it was lost during the commit | [`Error::Lost`], [`Error::Unconfirmed`] |
 //!
-//! First the connection is restored. Then all channels and consumers are restored at the same time, each by itself, so
+//! First the connection is restored. Then all channels and consumers are restored at the same time, each separately, so
 //! that a setup that fails does not delay the others. So a publisher may be ready before a receiver's queue exists. A
 //! message that it then publishes to a fanout exchange reaches no queue, and is confirmed.
 //!
@@ -162,7 +162,7 @@
 //!
 //! # The log
 //!
-//! This crate logs what it does by itself and no call returns: losses, failed setups, cancelled consumers, refused
+//! This crate logs events that no call returns: losses, failed setups, cancelled consumers, refused
 //! messages, and deliveries dropped without being settled. It logs with [`tracing`](https://docs.rs/tracing), so
 //! **without a subscriber you see nothing of this.** [`BrokerArgs::log_to_stderr`](cli::BrokerArgs::log_to_stderr)
 //! installs a subscriber. `tracing_subscriber::fmt::init()` works, too.

@@ -20,7 +20,7 @@ const LAST_ACKS: Duration = Duration::from_secs(1);
 /// Owns the connection to one broker, and hands out named channels on it.
 ///
 /// Cheap to clone; all clones share the connection. It connects when the first channel is asked for. After a loss it
-/// reconnects by itself, and restores everything that the channels' setups declare.
+/// reconnects automatically, and restores everything that the channels' setups declare.
 ///
 /// A program that publishes and consumes should have two connection managers, one for each. While RabbitMQ is short of
 /// memory or disk, it [reads nothing](https://www.rabbitmq.com/docs/alarms) from a connection that publishes. Then

@@ -1,4 +1,4 @@
-//! What needs a process of its own, because it reads the log or measures the memory.
+//! Tests that need a process of their own, because they read the log or measure the memory.
 
 use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError},
@@ -26,12 +26,12 @@ async fn subscribe(channel: SetupChannel) -> common::Result<BasicConsumeArgument
     Ok(BasicConsumeArguments::new("late", ""))
 }
 
-/// RabbitMQ 4.3 cancels the consumer of a quorum queue, older ones close the channel.
+/// RabbitMQ 4.3 cancels the consumer of a quorum queue. Older versions close the channel.
 #[tokio::test]
 async fn a_delivery_that_is_not_acknowledged_in_time_names_the_timeout_and_what_to_do() -> Result<()> {
     let log = Log::of_this_process();
     let broker = Broker::builder().configuration("consumer_timeout = 10000").start().await?;
-    // Old versions look once a minute.
+    // Old versions check once a minute.
     broker.rabbitmqctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 1000)."]).await?;
     let connections = ConnectionManager::new(broker.url().parse::<ConnectOptions>()?);
     let channel = connections.channel("late").await?;
@@ -49,7 +49,7 @@ async fn a_delivery_that_is_not_acknowledged_in_time_names_the_timeout_and_what_
     .await
     .with_context(|| log.text())?;
     println!("{}", log.of_channel("late"));
-    // It has waited too long, and comes again; the others come again as well.
+    // The delivery was held too long, so RabbitMQ sends it again. It sends the others again, too.
     let settled = held.ack().await?;
     println!("RabbitMQ {}: settled {settled:?}", broker.version().await?);
     let mut left: Vec<_> = match settled {
@@ -66,7 +66,7 @@ async fn a_delivery_that_is_not_acknowledged_in_time_names_the_timeout_and_what_
     broker.shutdown().await
 }
 
-/// Only who holds a delivery hears of the timeout.
+/// The log mentions the timeout only for a consumer that holds a delivery.
 #[tokio::test]
 async fn a_deleted_queue_is_not_taken_for_a_delivery_that_was_not_acknowledged() -> Result<()> {
     let log = Log::of_this_process();
@@ -106,18 +106,18 @@ async fn a_deleted_queue_is_not_taken_for_a_delivery_that_was_not_acknowledged()
     Ok(())
 }
 
-/// The memory this process has, in MiB.
+/// The memory that this process uses, in MiB.
 #[cfg(target_os = "linux")]
 fn memory() -> Result<usize> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("no number")?.parse::<usize>()? / 1024)
+    Ok(line.split_whitespace().nth(1).context("VmRSS has no number")?.parse::<usize>()? / 1024)
 }
 
-/// 100 MiB come again after each of 20 cuts, and nobody reads them.
+/// After each of 20 cuts RabbitMQ sends 100 MiB again, and the consumer does not read them.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_a_lost_connection_has_delivered_does_not_stay_in_memory() -> Result<()> {
+async fn deliveries_of_a_lost_connection_do_not_stay_in_memory() -> Result<()> {
     const MESSAGES: usize = 100;
     let host = Broker::shared().await?.virtual_host().await?;
     let connections = ConnectionManager::new(host.url().parse::<ConnectOptions>()?);
@@ -130,7 +130,7 @@ async fn what_a_lost_connection_has_delivered_does_not_stay_in_memory() -> Resul
     let mut consumer = channel.consume(|_| async { Ok(BasicConsumeArguments::new("q", "")) }).await?;
     let mut most = 0;
     for cut in 0..20 {
-        // All are on the way: the broker says when it has sent them.
+        // Wait until the broker says that it has sent all messages.
         timeout(ROOM, async {
             loop {
                 let listed = ["-q", "list_queues", "-p", host.name(), "messages_unacknowledged"];
@@ -146,7 +146,10 @@ async fn what_a_lost_connection_has_delivered_does_not_stay_in_memory() -> Resul
         host.close_all_connections().await?;
     }
     println!("{before} MiB before, at most {most} MiB");
-    ensure!(most < before + 3 * MESSAGES, "stale deliveries stay: {before} MiB before, {most} MiB after 20 cuts");
+    ensure!(
+        most < before + 3 * MESSAGES,
+        "stale deliveries stay in memory: {before} MiB before, {most} MiB after 20 cuts"
+    );
     next(&mut consumer).await?.ack().await?;
     timeout(ROOM, connections.close_all()).await??;
     Ok(())
@@ -156,7 +159,7 @@ async fn what_a_lost_connection_has_delivered_does_not_stay_in_memory() -> Resul
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// The manager runs on threads of its own, so there is one log for all tests here.
+    /// The manager runs on its own threads, so all tests in this file share one log.
     fn of_this_process() -> Self {
         static LOG: LazyLock<Log> = LazyLock::new(|| {
             let log = Log::default();

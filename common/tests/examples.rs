@@ -1,4 +1,4 @@
-//! A user meets each public function somewhere: in a lesson, or in an example of the documentation.
+//! Each public function is shown somewhere: in a lesson, or in an example of the documentation.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// Where a user reads code, beside the documentation.
+/// The places where a user reads code, besides the documentation.
 const LESSONS: [&str; 6] = ["hello_world", "work_queues", "pub_sub", "routing", "topics", "rpc"];
 
 #[test]
@@ -43,7 +43,7 @@ fn each_public_function_is_in_an_example() -> Result<()> {
 /// The Rust files in a directory, at any depth.
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    // Not every lesson has examples.
+    // Some lessons have no examples.
     let Ok(entries) = fs::read_dir(directory) else { return Ok(found) };
     for entry in entries {
         let path = entry?.path();
@@ -56,7 +56,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What the crate exports: the names in its `pub use`, and those in its public modules.
+/// The names that the crate exports: those in its `pub use`, and those in its public modules.
 fn exported(sources: &[(PathBuf, String)]) -> BTreeSet<&str> {
     let mut names = BTreeSet::new();
     for (path, source) in sources {
@@ -74,7 +74,7 @@ fn exported(sources: &[(PathBuf, String)]) -> BTreeSet<&str> {
     names
 }
 
-/// The public functions of what is exported.
+/// The public functions of the exported items.
 fn public_functions<'a>(source: &'a str, exported: &BTreeSet<&str>) -> Vec<&'a str> {
     let mut is_exported = false;
     let mut functions = Vec::new();

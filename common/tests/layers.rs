@@ -1,4 +1,4 @@
-//! The layers of `common/src`: a file uses only what stands below it, and no circle leads back to it.
+//! The layers of `common/src`: a file uses only modules of its own layer or of those below, and there are no circles.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 
-/// Bottom up. Modules of one layer may use each other, as long as there is no circle.
+/// From the bottom up. Modules of one layer may use each other, as long as there is no circle.
 const LAYERS: [&[&str]; 10] = [
     &["escape", "remote_error", "broker_words", "error", "json", "deadline"],
     &["options"],
@@ -23,10 +23,10 @@ const LAYERS: [&[&str]; 10] = [
     &["manager", "cli"],
 ];
 
-/// The modules, by path such as `session::confirms`, with their source.
+/// The source of each module, by its path, such as `session::confirms`.
 type Sources = BTreeMap<String, String>;
 
-/// Which modules each one uses.
+/// The modules that each module uses.
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
@@ -125,7 +125,7 @@ fn module_of(path: &str, sources: &Sources) -> Option<String> {
     while !sources.contains_key(module) {
         module = match module.rsplit_once("::") {
             Some((module, _)) => module,
-            // A layer that the sources of a test leave out.
+            // The sources in a test may leave a layer out.
             None => return LAYERS.concat().contains(&module).then(|| module.to_owned()),
         };
     }
@@ -137,8 +137,8 @@ fn tokens(source: &str) -> Result<Vec<TokenTree>> {
     Ok(tokens.into_iter().collect())
 }
 
-/// The paths that follow this word (`use`, `crate::`, `super::`), wherever it stands: in `use` lines, in code, in macros.
-/// What is compiled for tests only is left out.
+/// The paths that follow this word (`use`, `crate::`, `super::`) in `use` lines, in code and in macros. Code that is
+/// compiled only for tests is left out.
 fn paths_after(word: &str, tokens: &[TokenTree]) -> Vec<String> {
     let mut paths = Vec::new();
     let mut at = 0;
@@ -170,7 +170,7 @@ fn is_for_tests(attribute: TokenStream) -> bool {
     attribute.to_string().replace(' ', "") == "cfg(test)"
 }
 
-/// How many tokens `::` takes at the beginning of these.
+/// How many tokens a `::` at the beginning takes.
 fn separator(tokens: &[TokenTree]) -> usize {
     match tokens {
         [TokenTree::Punct(one), TokenTree::Punct(two), ..]
@@ -213,7 +213,7 @@ fn check(uses: &Uses) -> Result<()> {
             ensure!(layer(used)? <= layer(name)?, "`{name}` uses `{used}`, which stands above it");
         }
     }
-    // What uses nothing that is left goes, until nothing is left, or nothing goes.
+    // Remove each module that uses none of the remaining ones, and repeat this until there is none to remove.
     let mut left = uses.clone();
     loop {
         let free: Vec<String> = left
@@ -226,7 +226,7 @@ fn check(uses: &Uses) -> Result<()> {
         }
         left.retain(|name, _| !free.contains(name));
     }
-    // What only uses a circle, and is in none, goes from the other side.
+    // Some of the rest only use a circle, but are not part of one: remove modules that no remaining one uses.
     loop {
         let used: BTreeSet<String> = left.values().flatten().cloned().collect();
         let before = left.len();

@@ -1,4 +1,4 @@
-//! TLS with a real RabbitMQ: whom we trust, who we are, and what is said when one of them is wrong.
+//! TLS with a real RabbitMQ: the server's certificate, the client's certificate, and the errors when one is wrong.
 
 use std::{
     fs,
@@ -48,19 +48,19 @@ impl TlsBroker {
         Ok(tls_broker)
     }
 
-    /// The one that asks no client for a certificate.
+    /// The broker that does not ask clients for a certificate.
     async fn open() -> Result<&'static Self> {
         static BROKER: OnceCell<TlsBroker> = OnceCell::const_new();
         BROKER.get_or_try_init(|| Self::start(false)).await
     }
 
-    /// The one that lets in nobody without a certificate.
+    /// The broker that refuses clients without a certificate.
     async fn guarded() -> Result<&'static Self> {
         static BROKER: OnceCell<TlsBroker> = OnceCell::const_new();
         BROKER.get_or_try_init(|| Self::start(true)).await
     }
 
-    /// Writes a file and gives back its name, as it stands in a URL.
+    /// Writes a file and returns its path, in the form that a URL contains.
     fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.files.path().join(name);
         fs::write(&path, text)?;
@@ -90,7 +90,7 @@ async fn round_trip(url: &str) -> Result<()> {
     Ok(connections.close_all().await?)
 }
 
-/// The error has all of these words, and comes in time.
+/// Connecting fails in time, and the error contains all of these words.
 async fn fails(url: &str, words: &[&str]) -> Result<()> {
     let began = Instant::now();
     let error = connect(url).await.err().with_context(|| format!("{url} connects"))?.to_string();
@@ -141,7 +141,7 @@ async fn a_name_in_the_url_is_the_connections_name() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_consumer_over_tls_goes_on_after_a_loss() -> Result<()> {
+async fn a_consumer_over_tls_continues_after_a_lost_connection() -> Result<()> {
     let tls_broker = TlsBroker::open().await?;
     let host = tls_broker.broker.virtual_host().await?;
     let url = format!("{}?cafile={}", host.tls_url()?, tls_broker.path("ca.pem"));
@@ -186,11 +186,11 @@ async fn each_wrong_certificate_of_the_broker_is_an_error_that_says_what_to_do()
     let ca = tls_broker.path("ca.pem");
     let by_address = url.replace("@localhost:", "@127.0.0.1:");
     fails(&format!("{url}?cafile={}", tls_broker.path("other-ca.pem")), &["not trusted here", "`cafile`"]).await?;
-    // Without a parameter, by what this system trusts.
+    // Without a parameter, the certificates that this system trusts are used.
     fails(&url, &["`cafile`"]).await?;
     fails(&format!("{by_address}?cafile={ca}"), &["is for `localhost` and not for `127.0.0.1`"]).await?;
 
-    // The broker behind other certificates than its own.
+    // The same broker, behind certificates that are not its own.
     let localhost = ["localhost", "127.0.0.1"];
     let expired = front(&tls_broker.authority.expired_server(&localhost)?, tls_broker.broker.port()).await?;
     let its_own = Identity::self_signed_server(&localhost)?;
@@ -206,11 +206,12 @@ async fn each_wrong_certificate_of_the_broker_is_an_error_that_says_what_to_do()
 }
 
 #[tokio::test]
-async fn tls_and_no_tls_that_meet_are_told_apart() -> Result<()> {
+async fn an_error_says_which_side_uses_tls_and_which_does_not() -> Result<()> {
     let tls_broker = TlsBroker::open().await?;
     let host = tls_broker.broker.virtual_host().await?;
-    let (plain, tls) = (tls_broker.broker.port(), tls_broker.broker.tls_port().context("a port for TLS")?);
-    let management = tls_broker.broker.management_url().and_then(|url| url.rsplit_once(':')).context("a page")?.1;
+    let (plain, tls) = (tls_broker.broker.port(), tls_broker.broker.tls_port().context("no port for TLS")?);
+    let management =
+        tls_broker.broker.management_url().and_then(|url| url.rsplit_once(':')).context("no management page")?.1;
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let silent = silent.local_addr()?.port();
     let ca = tls_broker.path("ca.pem");
@@ -221,7 +222,7 @@ async fn tls_and_no_tls_that_meet_are_told_apart() -> Result<()> {
     fails(&amqps(management), &["does not speak TLS", "5671"]).await?;
     fails(&format!("{}&connection_timeout=0.5", amqps(&silent.to_string())), &["no answer within 0.5 s", "5671"])
         .await?;
-    // The right port and the wrong user: as without TLS.
+    // The right port and the wrong user give the same error as without TLS.
     fails(&amqps(&tls.to_string()), &["refused the connection", "check user `u` and its password"]).await
 }
 
@@ -245,7 +246,7 @@ async fn a_broker_that_wants_a_certificate_gets_one_or_says_so() -> Result<()> {
     let both = tls_broker.write("both.pem", &format!("{}{}", till.certificate, till.key))?;
     round_trip(&format!("{url}&certfile={}", both.display())).await?;
 
-    // EXTERNAL: the user is the certificate's common name, and the URL's user and password are nobody's.
+    // EXTERNAL: the user is the certificate's common name. The user and password in the URL are not used.
     let external = format!("{url}&{good}&auth_mechanism=external").replace(host.password(), "unused");
     fails(&external, &["refused the connection", "a user by the name in the client certificate"]).await?;
     host.put("/api/users/till", json!({"password_hash": "", "tags": ""})).await?;
@@ -261,33 +262,33 @@ async fn a_broker_without_a_cipher_suite_in_common_is_not_taken_for_one_that_wan
         authority: authority.certificate().into(),
         client_certificates: false,
     };
-    // Key exchange by RSA alone, which rustls does not have.
+    // This broker allows key exchange only by RSA, which rustls does not support.
     let old = "ssl_options.versions.1 = tlsv1.2\nssl_options.ciphers.1 = AES256-GCM-SHA384";
     let broker = Broker::builder().tls(tls).configuration(old).start().await?;
-    let port = broker.tls_port().context("no TLS")?;
+    let port = broker.tls_port().context("no port for TLS")?;
     let url = format!("amqps://guest:guest@localhost:{port}?cadata={}", encoded(authority.certificate()));
     fails(&url, &["cipher suite in common", "ssl_options.ciphers"]).await
 }
 
 #[tokio::test]
-async fn external_without_the_brokers_consent_says_what_to_enable() -> Result<()> {
+async fn where_the_broker_is_not_set_up_for_external_the_error_says_what_to_enable() -> Result<()> {
     let tls_broker = TlsBroker::open().await?;
     let client = tls_broker.authority.client("till")?;
     let both = tls_broker.write("unwanted.pem", &format!("{}{}", client.certificate, client.key))?;
     let host = tls_broker.broker.virtual_host().await?;
     let parameters =
         format!("cafile={}&certfile={}&auth_mechanism=external", tls_broker.path("ca.pem"), both.display());
-    // It does not ask for the certificate.
+    // This broker does not ask for the certificate.
     let url = format!("{}?{parameters}", host.tls_url()?);
     fails(&url, &["refused", "a user by the name in the client certificate", "verify_peer"]).await?;
-    // It does not offer EXTERNAL: on its port without TLS it never does.
+    // This broker does not offer EXTERNAL, because its port without TLS never does.
     let behind_tls = front(&tls_broker.authority.server(&["localhost"])?, tls_broker.broker.port()).await?;
     let url = format!("amqps://localhost:{behind_tls}/{}?{parameters}", host.name());
     fails(&url, &["refused", "rabbitmq_auth_mechanism_ssl", "auth_mechanisms"]).await
 }
 
 #[test]
-fn a_wrong_file_is_an_error_before_anything_is_dialled() -> Result<()> {
+fn a_wrong_file_is_an_error_before_the_client_connects() -> Result<()> {
     let directory = TempDir::new()?;
     let authority = Authority::new("the test's authority")?;
     let (one, other) = (authority.client("one")?, authority.client("other")?);
@@ -329,7 +330,7 @@ fn a_wrong_file_is_an_error_before_anything_is_dialled() -> Result<()> {
     Ok(())
 }
 
-/// A port at which the broker's other port is reached through TLS with this certificate.
+/// Opens a port that forwards to the broker's port, with TLS and this certificate.
 async fn front(identity: &Identity, broker: u16) -> Result<u16> {
     let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;

@@ -1,4 +1,4 @@
-//! URLs, by chance: whatever somebody writes is options or an error, never a panic, and the password is in neither.
+//! Random URLs: each one gives options or an error, never a panic, and no output contains the password.
 //!
 //!     PROPTEST_CASES=1000000 cargo test --release -p common --test urls
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::{ConnectOptions, Tls};
 use proptest::{collection::vec, prelude::*};
 
-/// Pieces that URLs are made of, in any order, beside any characters at all.
+/// Parts of URLs in any order, mixed with any other characters.
 fn anything_like_a_url() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         prop::sample::select(
@@ -109,12 +109,12 @@ fn options() -> impl Strategy<Value = ConnectOptions> {
                     None => options,
                 };
                 match tls {
-                    // Some made-up hosts are no DNS names.
+                    // Some random hosts are not DNS names.
                     Some(tls) => options.clone().tls(tls).or(Ok(options)),
                     None => Ok(options),
                 }
             };
-            make().unwrap_or_else(|error: common::Error| panic!("these options are allowed: {error}"))
+            make().unwrap_or_else(|error: common::Error| panic!("these options should be allowed: {error}"))
         },
     )
 }
@@ -123,7 +123,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_input_panics_and_what_is_understood_survives_the_round_trip(text in anything_like_a_url()) {
+    fn no_input_panics_and_options_survive_the_round_trip(text in anything_like_a_url()) {
         if let Ok(options) = text.parse::<ConnectOptions>() {
             let again = options.to_url().parse::<ConnectOptions>();
             prop_assert_eq!(again.as_ref().map(ConnectOptions::to_url).ok(), Some(options.to_url()));
@@ -132,7 +132,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_formatted_parses_back(options in options()) {
+    fn formatted_options_parse_back(options in options()) {
         let again = options.to_url().parse::<ConnectOptions>();
         prop_assert_eq!(again.as_ref().map(ConnectOptions::to_url).ok(), Some(options.to_url()));
         prop_assert_eq!(again.ok(), Some(options));
@@ -140,7 +140,7 @@ proptest! {
 
     /// The password is percent-encoded or not, and the URL around it is right or wrong.
     #[test]
-    fn no_message_has_the_password(before in "[a-zA-Z0-9%/?:@,]{0,8}", after in anything_like_a_url()) {
+    fn no_output_contains_the_password(before in "[a-zA-Z0-9%/?:@,]{0,8}", after in anything_like_a_url()) {
         for password in ["s3cret-mark", "%733cret%2Dmark"] {
             let url = format!("amqp://user:{password}{before}@{after}");
             let seen = match url.parse::<ConnectOptions>() {

@@ -1,4 +1,5 @@
-//! Chapter 5, exercise 3: an exchange bound to another one. Critical messages go on to a fanout, for all its receivers.
+//! Chapter 5, exercise 3: an exchange bound to another one. A fanout exchange gets the critical messages, for all its
+//! receivers.
 //!
 //!     cargo run --example alarm
 

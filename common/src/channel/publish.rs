@@ -163,7 +163,7 @@ impl Channel {
         (sender.map(ConfirmSender::Outcome), Confirm(outcome))
     }
 
-    /// Sends a message on the session that is open, and returns the state of that session. `confirm` is told the
+    /// Sends a message on the session that is open, and returns the state of that session. `confirm` receives the
     /// outcome.
     pub(crate) async fn send(
         &self,

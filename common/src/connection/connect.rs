@@ -50,7 +50,7 @@ async fn client_config(options: &ConnectOptions) -> Result<Option<Arc<ClientConf
     if !tls.verifies() {
         let address = options.address();
         tracing::warn!(
-            "no_verify_ssl: whoever answers at {address} is believed to be RabbitMQ, and gets the password; use it \
+            "no_verify_ssl: any server at {address} is accepted as RabbitMQ, and gets the password; use it \
              for tests only"
         );
     }
@@ -63,21 +63,21 @@ async fn open(options: &ConnectOptions, host: &Host, tls: Option<Arc<ClientConfi
     let deadline = Instant::now() + options.connection_timeout;
     let within = format!("within {} s", options.connection_timeout.as_secs_f32());
     let failed = |reason: String| Error::connect(host.to_string(), reason);
-    let nobody = |error: io::Error| Error::Connect {
+    let not_reached = |error: io::Error| Error::Connect {
         address: host.to_string(),
         reason: format!("{error}; is RabbitMQ running there? `cargo broker` starts one, --url names another"),
         source: Some(Cause::new(error)),
     };
 
     let addresses = match timeout_at(deadline, lookup_host((host.bare_name(), host.port))).await {
-        Ok(addresses) => interleaved(addresses.map_err(nobody)?.collect(), options.interleave.into()),
+        Ok(addresses) => interleaved(addresses.map_err(not_reached)?.collect(), options.interleave.into()),
         Err(_) => return Err(failed(format!("its name was not resolved {within}; is this machine on the network?"))),
     };
     let silence = || failed(format!("no answer {within}; {}, and no firewall in between?", usual_port(options)));
     // The probe finds out whether nothing listens at the port or a broker refused the login. amqprs's errors do not say
     // it.
     let address = match timeout_at(deadline, race(addresses, options.happy_eyeballs_delay)).await {
-        Ok(address) => address.map_err(nobody)?,
+        Ok(address) => address.map_err(not_reached)?,
         Err(_) => return Err(silence()),
     };
     let peer = Peer { options, host, address, tls };

@@ -22,7 +22,7 @@ pub enum Event {
     Connected,
     /// The connection was lost, for this reason. The manager tries to reconnect.
     Lost(Error),
-    /// The connection is restored. Channels and consumers are being set up again, each by itself;
+    /// The connection is restored. Channels and consumers are being set up again, each separately.
     /// [`ConnectionManager::ready`](crate::ConnectionManager::ready) waits for them.
     Recovered,
     /// This program has closed the connection.

@@ -47,7 +47,7 @@ async fn keep_connected(core: &ConnectionCore, mut requests: mpsc::UnboundedRece
         drop(connection);
         tracing::warn!("{reason}; reconnecting to {address}");
         core.events.send_replace(Some(Event::Lost(reason)));
-        // A connection that broke at once is no success, so the pauses keep growing.
+        // A connection that broke at once is not a success, so the pauses keep growing.
         if since.elapsed() > PROVED {
             attempts = Attempts::new(&core.options);
         }

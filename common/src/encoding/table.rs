@@ -72,7 +72,7 @@ impl TableValue {
     }
 }
 
-/// RabbitMQ compares whole numbers by their value, whatever their size is on the wire.
+/// RabbitMQ compares whole numbers by their value, not by their size on the wire.
 macro_rules! whole_numbers {
     ($($type:ty)*) => {$(
         impl From<$type> for TableValue {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_an_error_and_no_panic() {
+    fn values_that_do_not_fit_are_an_error_and_not_a_panic() {
         let long = "n".repeat(256);
         for (outcome, words) in [
             (table([(&*long, 1)]), "256 bytes long; AMQP allows 255"),

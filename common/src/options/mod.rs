@@ -82,7 +82,7 @@ const DELAYS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::f
 ///     .interleave(1)
 ///     .operation_timeout(Duration::from_secs(30)) // for each call
 ///     .reconnect_interval(Duration::from_secs(10)) // at most, between two attempts
-///     .fail_fast(false); // the first attempts, too, go on
+///     .fail_fast(false); // also keep trying to connect for the first time
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectOptions {

@@ -37,7 +37,7 @@ fn a_user_never_gets_the_password_of_another() {
 }
 
 #[test]
-fn what_steers_a_terminal_is_escaped() {
+fn control_characters_are_escaped() {
     let options = parse("amqp://a%1bna:p@h/%00%0Avh");
     assert_eq!(options.to_string(), r"amqp://a\u{1b}na:***@h:5672/\u{0}\nvh");
 }
@@ -72,7 +72,7 @@ fn parameters_are_read() {
 }
 
 #[test]
-fn what_is_wrong_is_said_without_the_password() {
+fn errors_say_what_is_wrong_without_the_password() {
     for (url, word) in [
         ("localhost:5672", "begin with amqp://"),
         ("", "begin with amqp://"),
@@ -133,7 +133,7 @@ fn what_is_wrong_is_said_without_the_password() {
 }
 
 #[test]
-fn what_is_shown_of_a_value_is_short_and_on_one_line() {
+fn a_value_in_an_error_is_short_and_on_one_line() {
     let error =
         format!("amqp://h?heartbeat={}", "%0A1".repeat(500)).parse::<ConnectOptions>().expect_err("a bad value");
     let error = error.to_string();

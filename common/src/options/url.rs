@@ -220,7 +220,7 @@ fn split(text: &str) -> Result<Parts<'_>> {
     }
     let query = text[end..].find('?').map_or(text.len(), |length| end + length);
     let virtual_host = text[end..query].strip_prefix('/').unwrap_or_default();
-    // The last @ ends the user information, where a comma is no separator.
+    // The last @ ends the user information, where a comma is not a separator.
     let start = text[start..end].rfind('@').map_or(start, |at| start + at + 1);
     let mut hosts = text[start..end].split(',');
     let first = hosts.next().unwrap_or_default();

@@ -93,7 +93,7 @@ impl Calls {
             Some(caller) => {
                 let _ = caller.send(Ok(message));
             }
-            None => tracing::debug!("a reply that nobody waits for is thrown away (correlation id {id:?})"),
+            None => tracing::debug!("a reply without a waiting call is discarded (correlation id {id:?})"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The publisher confirms of one session: which message has which number, and who is told of its outcome.
+//! The publisher confirms of one session: the number of each message, and who receives its outcome.
 
 use std::{
     collections::VecDeque,
@@ -54,10 +54,10 @@ struct PendingConfirm {
     returned: Option<Box<Returned>>,
 }
 
-/// Who is told of the outcome of a message.
+/// What receives the outcome of a message.
 pub(crate) enum ConfirmSender {
     Outcome(oneshot::Sender<Result<()>>),
-    /// Told only if it failed. Called under the lock of the pending confirms.
+    /// Called only if it failed. Called under the lock of the pending confirms.
     Failure(Box<dyn FnOnce(Error) + Send>),
 }
 

@@ -52,7 +52,7 @@ impl Outgoing {
 }
 
 impl Session {
-    /// Sends a message. On a session in confirm mode, `confirm` is told its outcome.
+    /// Sends a message. On a session in confirm mode, `confirm` receives its outcome.
     pub async fn publish(&self, deadline: Instant, mut message: Box<Outgoing>) -> Result<(), NotSent> {
         let confirms = self.confirms.load(Ordering::Relaxed);
         if message.arguments.mandatory && !confirms {

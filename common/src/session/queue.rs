@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_the_type_of_a_queue_is_refused_with_a_reason() {
+    fn declarations_that_contradict_the_type_of_a_queue_are_refused_with_a_reason() {
         for queue in [quorum_queue, stream_queue] {
             refused(queue("q").durable(false), "which is always durable; take a `classic_queue`");
             refused(queue("q").exclusive(true), "which cannot be exclusive");

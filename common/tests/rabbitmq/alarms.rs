@@ -1,4 +1,4 @@
-//! A broker that takes nothing: short of memory or disk, or stopped in its tracks.
+//! A broker that accepts no messages, because it is short of memory or disk, or because its process is paused.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use crate::{consume, expect_in, filled, logs, next, plain, queue, to};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_broker_is_short_of_resources_publishers_say_so_and_consumers_with_a_connection_of_their_own_go_on()
+async fn while_the_broker_is_short_of_resources_publishers_say_so_and_consumers_on_another_connection_still_work()
 -> Result<()> {
     logs::keep();
     let broker = Broker::start().await?;
@@ -28,7 +28,7 @@ async fn while_the_broker_is_short_of_resources_publishers_say_so_and_consumers_
         (["set_disk_free_limit", "100000GB"], ["set_disk_free_limit", "1MB"]),
     ] {
         broker.rabbitmqctl(&alarm).await?;
-        // The alarm is raised a moment later: then a message is confirmed no more.
+        // The alarm is raised a moment later. After that RabbitMQ confirms no more messages.
         let since = Instant::now();
         let (error, sent) = loop {
             ensure!(since.elapsed() < Duration::from_secs(60), "no alarm after {alarm:?}");
@@ -41,7 +41,7 @@ async fn while_the_broker_is_short_of_resources_publishers_say_so_and_consumers_
         ensure!(matches!(error, Error::Unconfirmed { .. }) && error.to_string().contains("memory or disk"), "{error}");
         ensure!(sent.elapsed() < Duration::from_secs(25), "it took {:?}", sent.elapsed());
         let asked = client.call("requests", "x", Duration::from_secs(3)).await;
-        let error = asked.expect_err("nobody answers").to_string();
+        let error = asked.expect_err("no server answers").to_string();
         ensure!(error.contains("memory or disk"), "{error}");
 
         for _ in 0..200 {
@@ -54,7 +54,7 @@ async fn while_the_broker_is_short_of_resources_publishers_say_so_and_consumers_
         println!("published again after {:?}", since.elapsed());
     }
     let lines = logs::with(&["`blocked-publisher`", "no confirm for 4 s", "memory or disk"]);
-    ensure!(lines.len() == 2, "one warning for each alarm: {lines:?}");
+    ensure!(lines.len() == 2, "expected one warning for each alarm: {lines:?}");
     publishing.close_all().await?;
     drop(consumer);
     consuming.close_all().await?;
@@ -62,7 +62,7 @@ async fn while_the_broker_is_short_of_resources_publishers_say_so_and_consumers_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publisher_says_within_five_seconds_what_it_waits_for() -> Result<()> {
+async fn the_log_says_within_five_seconds_what_a_publisher_waits_for() -> Result<()> {
     logs::keep();
     let broker = Broker::start().await?;
     let connections = ConnectionManager::new(broker.url().parse()?);
@@ -118,7 +118,7 @@ async fn settling_and_publishing_end_in_time_when_the_broker_reads_nothing() -> 
     });
     let transaction_of_now = stage.await?;
     broker.pause().await?;
-    // What fits into the buffers on the way is sent.
+    // Messages are sent until the buffers on the way are full.
     let since = Instant::now();
     let mut sent = 0;
     let stuck = loop {
@@ -126,7 +126,7 @@ async fn settling_and_publishing_end_in_time_when_the_broker_reads_nothing() -> 
             Ok(()) => sent += 1,
             Err(error) => break error,
         }
-        ensure!(sent < 100_000, "it takes everything");
+        ensure!(sent < 100_000, "the broker still accepts everything");
     };
     println!("{sent} messages, then after {:?}: {stuck}", since.elapsed());
     ensure!(matches!(stuck, Error::Timeout { .. }) && stuck.to_string().contains("memory or disk"), "{stuck}");
@@ -143,13 +143,13 @@ async fn settling_and_publishing_end_in_time_when_the_broker_reads_nothing() -> 
         });
     }
     for outcome in timeout(Duration::from_secs(60), settling.join_all()).await? {
-        let Err(error) = outcome else { anyhow::bail!("nothing fits in any more") };
+        let Err(error) = outcome else { anyhow::bail!("the buffers are full, but it was sent") };
         ensure!(matches!(error, Error::Timeout { .. }) && error.to_string().contains("memory or disk"), "{error}");
     }
     println!("settling ended after {:?}", since.elapsed());
     broker.resume().await?;
     let _ = end.send(());
-    // The commit may be late, or not.
+    // The commit may come too late or not: both are fine.
     drop(transaction.await?);
     drop(consumer);
     connections.close_all().await?;

@@ -1,5 +1,5 @@
-//! The arguments of declarations, bindings and consumers: what RabbitMQ would close the whole connection over is mended or
-//! refused here.
+//! The arguments of declarations, bindings and consumers. RabbitMQ would close the whole connection because of some of
+//! them: `common` corrects or refuses these.
 
 use amqprs::{
     FieldArray, FieldTable, FieldValue,
@@ -13,7 +13,7 @@ use common::{Channel, Error, classic_queue, table};
 
 use crate::{Fixture, next, plain, queue, to};
 
-/// Every call that has a table of arguments, with this one.
+/// Each call that takes a table of arguments, made with this table.
 async fn calls(channel: &Channel, table: &FieldTable) -> Vec<(&'static str, common::Result<()>)> {
     let arguments = || table.clone();
     let own = QueueDeclareArguments::durable_client_named("own").arguments(arguments()).finish();
@@ -41,7 +41,8 @@ async fn calls(channel: &Channel, table: &FieldTable) -> Vec<(&'static str, comm
 }
 
 #[tokio::test]
-async fn arguments_too_large_for_a_frame_or_nested_too_deeply_are_refused_and_the_connection_goes_on() -> Result<()> {
+async fn arguments_too_large_for_a_frame_or_nested_too_deeply_are_refused_and_the_connection_still_works() -> Result<()>
+{
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
@@ -58,7 +59,7 @@ async fn arguments_too_large_for_a_frame_or_nested_too_deeply_are_refused_and_th
             ensure!(error.to_string().contains(said), "{doing}: {error}");
         }
     }
-    // What fits exactly is taken. Around the text: the frame, the method, the names, the table, and the text's name.
+    // A table that just fits is accepted. Around the text: the frame, the method, the names, the table, the text's name.
     let around = 8 + 7 + 4 + ("text".len() + 1) + 1 + 4;
     for (bytes, fits) in [(131_072, true), (131_073, false)] {
         let sized = |names: usize| table([("text", "x".repeat(bytes - around - names))]);
@@ -73,7 +74,7 @@ async fn arguments_too_large_for_a_frame_or_nested_too_deeply_are_refused_and_th
     Ok(())
 }
 
-/// amqprs adds up a wrong length for such a table.
+/// amqprs computes a wrong length for such a table.
 #[tokio::test]
 async fn a_name_that_was_inserted_twice_among_arguments_is_sent_once() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -85,7 +86,7 @@ async fn a_name_that_was_inserted_twice_among_arguments_is_sent_once() -> Result
     twice.insert("format".try_into()?, "pdf".into());
     for (doing, outcome) in calls(&channel, &twice).await {
         match outcome {
-            // amqprs keeps that table to itself, so it cannot be mended.
+            // amqprs does not give access to that table, so `common` cannot correct it.
             Err(Error::Invalid(text)) if doing.ends_with("`own`") => {
                 ensure!(text.contains("cannot declare queue `own`") && text.contains("inserted twice"), "{text}");
             }

@@ -1,4 +1,4 @@
-//! Consumers that the broker ends.
+//! Consumers that the broker cancels.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::{Fixture, next, plain, queue, to};
 
 const ROOM: Duration = Duration::from_secs(120);
 
-/// The queue of one consumer is deleted while the other, on a queue that lives, goes on.
+/// After its queue is deleted, the consumer declares it again and receives from it.
 #[tokio::test]
-async fn a_consumer_whose_queue_was_deleted_is_back_on_a_new_one() -> Result<()> {
+async fn a_consumer_whose_queue_is_deleted_declares_a_new_one() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let subscribe = |channel: SetupChannel| async move {

@@ -7,7 +7,7 @@ use crate::Fixture;
 
 async fn refusal(fixture: &Fixture) -> Result<String> {
     let second = ConnectionManager::new(fixture.host.url().parse()?);
-    let error = second.channel("test").await.err().context("a second connection was let in")?.to_string();
+    let error = second.channel("test").await.err().context("a second connection was accepted")?.to_string();
     println!("{error}");
     ensure!(!error.contains("password"), "{error}");
     Ok(error)

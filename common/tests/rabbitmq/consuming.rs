@@ -1,4 +1,4 @@
-//! Consumers: prefetch, cancellation, giving back, and streams.
+//! Consumers: prefetch, cancelling, requeueing, and streams.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn without_a_qos_of_its_own_a_consumer_is_handed_a_hundred() -> Result<()>
     for _ in 0..100 {
         held.push(next(&mut consumer).await?);
     }
-    // The broker would have sent the next one before it answers this.
+    // If the broker wanted to send a 101st, it would send it before it answers this call.
     let ready = channel.queue_declare(queue("q")).await?.messages;
     ensure!(ready == 50, "{ready} are left in the queue");
     ensure!(timeout(Duration::from_millis(50), consumer.next()).await.is_err(), "a 101st came");
@@ -64,7 +64,7 @@ async fn without_a_qos_of_its_own_a_consumer_is_handed_a_hundred() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_prefetch_that_rabbitmq_does_not_have_is_refused_and_the_channel_goes_on() -> Result<()> {
+async fn a_prefetch_that_rabbitmq_does_not_support_is_refused_and_the_channel_still_works() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     for (arguments, word) in
@@ -92,7 +92,10 @@ async fn a_dropped_consumer_gives_back_what_it_had_not_read_and_keeps_what_it_ha
         ensure!(delivery.text() == number.to_string() && delivery.redelivered, "{delivery:?}");
         delivery.ack().await?;
     }
-    ensure!(in_hand.ack().await? == common::Settlement::Sent, "the delivery in hand can no longer be settled");
+    ensure!(
+        in_hand.ack().await? == common::Settlement::Sent,
+        "the delivery that the program holds can no longer be settled"
+    );
     drop(second);
     fixture.connections.close_all().await?;
     let again = common::ConnectionManager::new(fixture.host.url().parse()?);
@@ -125,15 +128,15 @@ async fn a_subscription_that_fails_the_first_time_fails_to_its_caller() -> Resul
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let missing = |_: SetupChannel| async { Ok(BasicConsumeArguments::new("missing", "")) };
-    let error = channel.consume(missing).await.err().context("no such queue")?;
+    let error = channel.consume(missing).await.err().context("the queue should be missing")?;
     ensure!(error.to_string().contains("cannot consume from queue `missing`: 404 NOT_FOUND"), "{error}");
 
-    let panicking = |_: SetupChannel| async { panic!("a panic of the test's") };
+    let panicking = |_: SetupChannel| async { panic!("the test panics on purpose") };
     ensure!(channel.consume(panicking).await.is_err(), "a panic is an error");
 
     let _first = consume(&channel, "q", false).await?;
     let exclusive = |_: SetupChannel| async { Ok(BasicConsumeArguments::new("q", "").exclusive(true).finish()) };
-    let error = channel.consume(exclusive).await.err().context("in use")?;
+    let error = channel.consume(exclusive).await.err().context("the queue should be in use")?;
     ensure!(error.to_string().contains("403 ACCESS_REFUSED"), "{error}");
     Ok(())
 }
@@ -173,7 +176,7 @@ async fn when_its_queue_is_deleted_a_consumer_declares_it_again_and_goes_on() ->
     let mut consumer = consume(&channel, "q", false).await?;
     for round in 0..3 {
         channel.queue_delete(QueueDeleteArguments::new("q")).await?;
-        // Gone until the consumer has noticed; it reads nothing meanwhile, so it must notice by itself.
+        // The queue is missing until the consumer has noticed. The test does not read from it meanwhile.
         timeout(Duration::from_secs(10), async {
             while !matches!(channel.publish(to("q").mandatory(true).finish(), plain(), round.to_string()).await, Ok(()))
             {
@@ -197,18 +200,18 @@ async fn close_all_ends_the_stream_without_an_error() -> Result<()> {
     let first = next(&mut auto).await?;
     ensure!(first.text() == "0");
     fixture.connections.close_all().await?;
-    ensure!(manual.try_next().await?.is_none() && manual.try_next().await?.is_none(), "the stream goes on");
-    // Acknowledged by being sent: nobody else would ever read the other nine.
+    ensure!(manual.try_next().await?.is_none() && manual.try_next().await?.is_none(), "the stream has not ended");
+    // With automatic acknowledgement the queue no longer has the other nine, so the stream must still return them.
     let mut rest = 0;
     while auto.try_next().await?.is_some() {
         rest += 1;
     }
-    ensure!(rest == 9, "{rest} of 9 were left to read");
+    ensure!(rest == 9, "only {rest} of 9 could still be read");
     Ok(())
 }
 
 #[tokio::test]
-async fn one_broken_consumer_does_not_hold_up_the_others() -> Result<()> {
+async fn one_broken_consumer_does_not_delay_the_others() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let broken = |channel: SetupChannel| async move {
@@ -225,7 +228,7 @@ async fn one_broken_consumer_does_not_hold_up_the_others() -> Result<()> {
         channel.publish(to("steady"), plain(), number.to_string()).await?;
         next(&mut steady).await?.ack().await?;
     }
-    // And when it can be set up again, it goes on.
+    // When its setup succeeds again, it receives messages again.
     channel.queue_delete(QueueDeleteArguments::new("shaky")).await?;
     timeout(Duration::from_secs(20), async {
         while channel.publish(to("shaky").mandatory(true).finish(), plain(), "back").await.is_err() {}
@@ -238,17 +241,21 @@ async fn one_broken_consumer_does_not_hold_up_the_others() -> Result<()> {
 }
 
 #[tokio::test]
-async fn get_takes_one_message_or_none() -> Result<()> {
+async fn get_returns_one_message_or_none() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     filled(&channel, "q", ["one".to_owned(), "two".to_owned()]).await?;
     expect_in(&channel, "q", "one").await?;
     let auto = amqprs::channel::BasicGetArguments::new("q").no_ack(true).finish();
-    let message = channel.get(auto).await?.context("empty")?;
+    let message = channel.get(auto).await?.context("the queue is empty")?;
     ensure!(message.text() == "two");
-    ensure!(matches!(message.ack().await, Err(Error::Invalid(_))), "nothing to settle");
+    ensure!(matches!(message.ack().await, Err(Error::Invalid(_))), "there is nothing to settle");
     expect_empty(&channel, "q").await?;
-    let error = channel.get(amqprs::channel::BasicGetArguments::new("missing")).await.err().context("404")?;
+    let error = channel
+        .get(amqprs::channel::BasicGetArguments::new("missing"))
+        .await
+        .err()
+        .context("the queue should be missing")?;
     ensure!(error.to_string().contains("cannot get a message from queue `missing`: 404"), "{error}");
     expect_empty(&channel, "q").await
 }

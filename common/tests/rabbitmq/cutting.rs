@@ -1,4 +1,4 @@
-//! The network between a program and its broker: cut, reset, cut in mid-frame, silent.
+//! Faults of the network between a program and its broker: cut, reset, cut in the middle of a frame, silent.
 
 use std::{
     collections::HashSet,
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::{consume, next, plain, queue, to};
 
-/// More than any of these faults takes to be over.
+/// Longer than recovery takes after any of these faults.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A virtual host, and a proxy in front of it.
@@ -44,10 +44,10 @@ async fn until_recovered(events: &mut Events) -> Result<()> {
         }
         anyhow::bail!("the connection was closed")
     };
-    timeout(PATIENCE, recovered).await.context("no connection came back")?
+    timeout(PATIENCE, recovered).await.context("the client has not reconnected")?
 }
 
-/// Publishes numbered messages until `over`; returns those that were confirmed.
+/// Publishes numbered messages until `over` is true. Returns those that were confirmed.
 async fn publish_until(channel: Channel, first: u32, over: impl Fn() -> bool) -> Result<(u32, Vec<u32>)> {
     let (mut number, mut confirmed) = (first, Vec::new());
     while !over() {
@@ -70,7 +70,7 @@ async fn expect_all(consumer: &mut Consumer, mut missing: HashSet<u32>) -> Resul
     Ok(())
 }
 
-/// Makes the fault three times while messages are published, one after the other, and consumed on the same connection.
+/// Causes the fault three times. Meanwhile messages are published one by one, and consumed on the same connection.
 async fn survives(fault: impl Fn(&Proxy, u32)) -> Result<()> {
     let line = Line::new().await?;
     let channel = line.connections.channel("test").await?;
@@ -123,7 +123,7 @@ async fn a_peer_gone_silent_is_noticed_by_its_missing_heartbeats() -> Result<()>
     ensure!(matches!(events.next().await, Some(Event::Connected)), "not connected");
     for body in ["1", "2"] {
         line.proxy.stall();
-        let lost = timeout(PATIENCE, events.next()).await.context("nobody noticed")?;
+        let lost = timeout(PATIENCE, events.next()).await.context("the loss was not noticed")?;
         ensure!(matches!(lost, Some(Event::Lost(_))), "{lost:?}");
         line.proxy.resume();
         until_recovered(&mut events).await?;
@@ -138,7 +138,7 @@ async fn a_peer_gone_silent_is_noticed_by_its_missing_heartbeats() -> Result<()>
 #[tokio::test]
 async fn an_exclusive_queue_that_another_connection_still_holds_is_waited_for() -> Result<()> {
     let line = Line::new().await?;
-    // Under a name that the broker still has for the connection that is dying.
+    // After the loss, the consumer uses the name of a queue that belongs to another connection.
     let held = "held";
     let name = Arc::new(Mutex::new("free"));
     let subscribe = {
@@ -160,17 +160,17 @@ async fn an_exclusive_queue_that_another_connection_still_holds_is_waited_for() 
         holder.queue_declare(exclusive.clone()).await?;
         *name.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = held;
         line.proxy.cut();
-        // Refused to everybody else on this connection, too.
+        // Other declarations on this connection are refused, too.
         let error = channel.queue_declare(exclusive).await.expect_err("held by another connection");
         ensure!(matches!(error, Error::Closed { code: 405, .. } | Error::Lost { .. }), "{error}");
         ensure!(timeout(Duration::from_millis(300), consumer.try_next()).await.is_err(), "the stream has ended");
         other.close_all().await?;
         timeout(PATIENCE, async {
-            // Nobody else declares it: when it takes a message, the consumer is back.
+            // Only the consumer declares it: when the queue accepts a message, the consumer has recovered.
             while channel.publish(to(held).mandatory(true).finish(), plain(), "back").await.is_err() {}
         })
         .await
-        .context("the consumer is not back")?;
+        .context("the consumer has not recovered")?;
         ensure!(next(&mut consumer).await?.text() == "back", "round {round}");
         *name.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = "free";
         line.proxy.cut();
@@ -178,7 +178,7 @@ async fn an_exclusive_queue_that_another_connection_still_holds_is_waited_for() 
             while channel.publish(to("free").mandatory(true).finish(), plain(), "free").await.is_err() {}
         })
         .await
-        .context("the consumer is not back")?;
+        .context("the consumer has not recovered")?;
         ensure!(next(&mut consumer).await?.text() == "free", "round {round}");
     }
     Ok(())

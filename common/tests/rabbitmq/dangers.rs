@@ -1,5 +1,5 @@
-//! What amqprs would do to a program that calls it directly: panic, hang, or lose the connection. Each is measured
-//! in the design notes; here each is shown not to reach the user of `common`.
+//! A program that calls amqprs directly may panic, hang, or lose the connection. `AMQPRS.md` describes each danger.
+//! These tests show that they do not reach the user of `common`.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{Fixture, consume, expect_in, filled, next, plain, queue, to};
 
-/// Dropped half-way, each of these would kill the channel's dispatcher or the connection's reader.
+/// In amqprs, dropping any of these calls half-way would kill the channel's dispatcher or the connection's reader.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_dropped_at_random_points_leave_the_connection_healthy() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -46,7 +46,7 @@ async fn calls_dropped_at_random_points_leave_the_connection_healthy() -> Result
     Ok(())
 }
 
-/// Two synchronous calls at once on one channel would take each other's answers.
+/// In amqprs, two synchronous calls at once on one channel would get each other's answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_calls_on_one_channel_wait_for_each_other() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -71,7 +71,7 @@ async fn concurrent_calls_on_one_channel_wait_for_each_other() -> Result<()> {
     Ok(())
 }
 
-/// A delivery or confirm for a channel that the broker has closed would end the whole connection.
+/// In amqprs, a delivery or confirm for a channel that the broker has closed would end the whole connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_the_broker_closes_does_not_take_the_connection_with_it() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -88,7 +88,7 @@ async fn a_channel_that_the_broker_closes_does_not_take_the_connection_with_it()
                 if let Ok(confirm) =
                     busy.publish_with_deferred_confirm(BasicPublishArguments::new(exchange, "busy"), plain(), "x").await
                 {
-                    // Some are waited for, the others are on their way when the channel is closed.
+                    // The test waits for some confirms. The other messages are on their way when the channel is closed.
                     confirmed += u32::from(round % 3 == 0 && confirm.await.is_ok());
                 }
             }
@@ -115,7 +115,7 @@ async fn a_channel_that_the_broker_closes_does_not_take_the_connection_with_it()
     Ok(())
 }
 
-/// Each closed channel keeps its number; amqprs panics when it runs out at 2,047.
+/// In amqprs, each closed channel keeps its number, and amqprs panics when all 2,047 are used up.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_connection_is_replaced_before_channel_numbers_run_out() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -142,7 +142,7 @@ async fn the_connection_is_replaced_before_channel_numbers_run_out() -> Result<(
     Ok(())
 }
 
-/// amqprs panics on them, and prints a trace.
+/// amqprs panics on them and prints a trace.
 #[tokio::test]
 async fn names_over_255_bytes_are_refused_before_they_are_sent() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -181,7 +181,7 @@ async fn names_over_255_bytes_are_refused_before_they_are_sent() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_would_close_the_connection_or_hide_an_answer_is_refused() -> Result<()> {
+async fn calls_that_would_close_the_connection_or_hide_an_answer_are_refused() -> Result<()> {
     fn refused<T>(outcome: common::Result<T>) -> Result<()> {
         ensure!(matches!(outcome, Err(Error::Invalid(_))), "it was sent");
         Ok(())
@@ -194,7 +194,7 @@ async fn what_would_close_the_connection_or_hide_an_answer_is_refused() -> Resul
     refused(channel.exchange_declare(ExchangeDeclareArguments::new("e", "fanout").no_wait(true).finish()).await)
 }
 
-/// Dropping an open amqprs connection or channel outside a runtime panics.
+/// In amqprs, dropping an open connection or channel outside a runtime panics.
 #[test]
 fn everything_can_be_dropped_outside_a_runtime() -> Result<()> {
     async fn all() -> Result<(Fixture, Channel, common::Consumer, common::Delivery, common::Confirm)> {
@@ -209,7 +209,7 @@ fn everything_can_be_dropped_outside_a_runtime() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let held = runtime.block_on(all())?;
     let dropped = std::thread::spawn(move || drop(held)).join();
-    ensure!(dropped.is_ok(), "a panic while the runtime lives");
+    ensure!(dropped.is_ok(), "a panic while the runtime exists");
 
     let held = runtime.block_on(all())?;
     drop(runtime);
@@ -230,7 +230,7 @@ async fn close_all_is_bounded_when_the_broker_is_silent() -> Result<()> {
     let confirm = channel.publish_with_deferred_confirm(to("q"), plain(), "x").await?;
     let closed = timeout(Duration::from_secs(10), connections.close_all()).await?;
     ensure!(matches!(closed, Err(Error::Unconfirmed { .. })), "{closed:?}");
-    ensure!(confirm.await.is_err(), "confirmed by nobody");
+    ensure!(confirm.await.is_err(), "it was confirmed, although the broker is paused");
     sleep(Duration::ZERO).await;
     broker.resume().await?;
     broker.shutdown().await

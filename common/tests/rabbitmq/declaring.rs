@@ -1,4 +1,4 @@
-//! Queues and tables from plain Rust values, and what is refused before it can close the connection.
+//! Queues and tables from plain Rust values, and declarations that are refused before they can close the connection.
 
 use amqprs::channel::{
     BasicConsumeArguments, BasicGetArguments, BasicQosArguments, ExchangeDeclareArguments, QueueBindArguments,
@@ -33,9 +33,9 @@ async fn a_queue_with_arguments_is_of_the_type_that_its_function_says() -> Resul
     let own = channel.queue_declare(exclusive_queue().with("x-expires", 60_000)).await?.name;
     let declared = fixture.host.queue(&own).await?;
     ensure!(declared["exclusive"] == true && declared["arguments"]["x-expires"] == 60_000, "{declared}");
-    let error = channel.queue_declare(existing_queue("missing")).await.expect_err("no such queue");
+    let error = channel.queue_declare(existing_queue("missing")).await.expect_err("the queue should be missing");
     ensure!(matches!(error, Error::Closed { code: 404, .. }), "{error}");
-    // A queue that was declared without a type, as other programs do, is the same classic queue.
+    // Other programs declare a queue without a type: it is the same classic queue.
     channel.queue_declare(QueueDeclareArguments::durable_client_named("old")).await?;
     channel.queue_declare(classic_queue("old")).await?;
     Ok(())
@@ -47,11 +47,11 @@ async fn messages_in_a_queue_with_arguments_outlive_the_broker() -> Result<()> {
     let connections = ConnectionManager::new(broker.url().parse()?);
     let channel = connections.channel("test").await?;
     channel.queue_declare(quorum_queue("jobs").with("x-delivery-limit", 5)).await?;
-    // Not even marked as persistent: a quorum queue keeps them all.
+    // The message is not marked as persistent: a quorum queue keeps it all the same.
     channel.publish(to("jobs"), plain(), "kept").await?;
     broker.restart().await?;
     let job = loop {
-        // Until the queue has its leader again.
+        // Try again until the queue has a leader again.
         if let Ok(Some(job)) = channel.get(BasicGetArguments::new("jobs")).await {
             break job;
         }
@@ -62,7 +62,7 @@ async fn messages_in_a_queue_with_arguments_outlive_the_broker() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_contradicts_a_queue_or_does_not_fit_is_refused_and_the_channel_goes_on() -> Result<()> {
+async fn invalid_declarations_are_refused_and_the_channel_still_works() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let before = fixture.connection_names().await?;
@@ -76,39 +76,40 @@ async fn what_contradicts_a_queue_or_does_not_fit_is_refused_and_the_channel_goe
         quorum_queue("q").with("x-max-length", u64::MAX),
     ];
     for declaration in declarations {
-        let error = channel.queue_declare(declaration).await.expect_err("a contradiction");
+        let error = channel.queue_declare(declaration).await.expect_err("the declaration is invalid");
         ensure!(matches!(error, Error::Invalid(_)), "{error}");
     }
     ensure!(table([(&long, true)]).is_err(), "a name that AMQP does not allow");
     for arguments in [BasicQosArguments::new(1, 10, false), BasicQosArguments::new(0, 10, true)] {
-        let error = prefetch(&channel, arguments).await.expect_err("RabbitMQ does not do that");
+        let error = prefetch(&channel, arguments).await.expect_err("RabbitMQ does not support that");
         ensure!(matches!(error, Error::Invalid(_)), "{error}");
     }
-    let error = channel.exchange_declare(ExchangeDeclareArguments::new("e", "")).await.expect_err("no type");
+    let error =
+        channel.exchange_declare(ExchangeDeclareArguments::new("e", "")).await.expect_err("the type is missing");
     ensure!(matches!(error, Error::Invalid(_)), "{error}");
     let wrong = |_| async {
         let arguments = table([("x-stream-offset", "yesterday")])?;
         Ok(BasicConsumeArguments::new("q", "").arguments(arguments).finish())
     };
-    let error = channel.consume(wrong).await.err().context("no such offset")?;
+    let error = channel.consume(wrong).await.err().context("the offset should be wrong")?;
     ensure!(matches!(error, Error::Invalid(_)), "{error}");
     channel.queue_declare(queue("q")).await?;
     ensure!(fixture.connection_names().await? == before, "the connection was lost");
     Ok(())
 }
 
-/// The error of a call that is refused. The connection may just be closing over an earlier one.
+/// The error of a call that is refused. The connection may be closing because of an earlier refusal: then try again.
 async fn refusal<T>(call: impl AsyncFn() -> common::Result<T>) -> Result<Error> {
     let mut attempts = 0..5;
     loop {
         match call().await {
             Err(Error::Lost { .. }) if attempts.next().is_some() => {}
-            outcome => return outcome.err().context("it is not refused"),
+            outcome => return outcome.err().context("it was not refused"),
         }
     }
 }
 
-/// RabbitMQ closes the whole connection over some of these; the error is the caller's own all the same.
+/// RabbitMQ closes the whole connection because of some of these. The caller still gets the error of its own call.
 #[tokio::test]
 async fn a_refusal_that_closes_the_connection_names_what_was_asked_for() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -178,7 +179,7 @@ async fn tables_bind_by_headers_name_an_alternate_exchange_and_choose_where_a_st
     Ok(())
 }
 
-/// RabbitMQ 4.3 can be told to take no queue that is neither durable nor exclusive; later versions take none.
+/// RabbitMQ 4.3 can be configured to refuse queues that are neither durable nor exclusive. Later versions refuse them.
 #[tokio::test]
 async fn a_queue_neither_durable_nor_exclusive_is_refused_in_one_sentence_where_it_is_denied() -> Result<()> {
     let deny = "deprecated_features.permit.transient_nonexcl_queues = false";

@@ -1,4 +1,4 @@
-//! `basic.get`, dropped half-way and beside trouble on its channel.
+//! `basic.get`: calls that are dropped half-way, and calls on a channel that has an error at the same time.
 
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ async fn a_get_that_is_dropped_half_way_gives_its_message_back() -> Result<()> {
         if let Ok(delivery) = timeout(Duration::from_micros(round * 7 % 2_000), get).await
             && let Some(delivery) = delivery?
         {
-            ensure!(delivery.ack().await? == Settlement::Sent, "the channel is another one");
+            ensure!(delivery.ack().await? == Settlement::Sent, "the channel was lost");
             taken += 1;
         }
     }
-    // On the same channel still: what nobody holds is in the queue, as soon as it is given back.
+    // The channel is still the same one. A message from a dropped call is in the queue again once it is requeued.
     let all = async {
         while taken < 300 {
             match channel.get(BasicGetArguments::new("q")).await? {
@@ -41,14 +41,14 @@ async fn a_get_that_is_dropped_half_way_gives_its_message_back() -> Result<()> {
         Ok::<_, Error>(())
     };
     let finished = timeout(Duration::from_secs(30), all).await;
-    ensure!(finished.is_ok(), "{taken} of 300 messages are there");
+    ensure!(finished.is_ok(), "only {taken} of 300 messages came");
     finished??;
     Ok(())
 }
 
-/// Without acknowledgement a message comes once: it may be answered just before the channel is closed.
+/// Without acknowledgement a message comes only once. The answer may arrive just before the channel is closed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_get_without_acknowledgement_loses_nothing_beside_a_refused_message() -> Result<()> {
+async fn a_get_without_acknowledgement_loses_nothing_when_another_message_is_refused() -> Result<()> {
     let fixture = Fixture::with(|options| options.reconnect_interval(Duration::from_millis(20))).await?;
     let channel = fixture.channel().await?;
     filled(&channel, "q", (0..40).map(|number| number.to_string())).await?;
@@ -84,7 +84,7 @@ async fn a_get_without_acknowledgement_and_without_an_answer_says_what_may_be_lo
     channel.publish(to("q"), plain(), "x").await?;
     proxy.stall();
     let get = channel.get(BasicGetArguments::new("q").no_ack(true).finish());
-    let error = get.await.expect_err("no answer comes through");
+    let error = get.await.expect_err("the answer should be missing");
     ensure!(matches!(error, Error::Timeout { .. }) && error.to_string().contains("it is lost"), "{error}");
     proxy.resume();
     Ok(connections.close_all().await?)

@@ -1,5 +1,4 @@
-//! Named functions over JSON, between Rust and Rust; with Python on the other side, they are in the interoperability
-//! tests.
+//! Named functions over JSON, with Rust on both sides. The interoperability tests have Python on the other side.
 
 use std::time::{Duration, Instant};
 
@@ -36,14 +35,14 @@ async fn server(channel: &Channel) -> Result<JsonRpcServer> {
     let fail = |error: RemoteError| async move { Err::<(), _>(error) };
     server.register("fail", fail).await?;
     let panic = |_: Value| async move {
-        assert!(Instant::now().elapsed() > PATIENCE, "a panic of the test's");
+        assert!(Instant::now().elapsed() > PATIENCE, "the test panics on purpose");
         Ok(())
     };
     server.register("panic", panic).await?;
     Ok(server)
 }
 
-/// The queue that others in other languages declare.
+/// The queue that programs in other languages declare.
 fn function(name: &str) -> QueueDeclaration {
     classic_queue(name).auto_delete(true).with("x-dead-letter-exchange", "rpc.dlx")
 }
@@ -80,7 +79,7 @@ async fn a_remote_error_keeps_its_kind_message_and_arguments() -> Result<()> {
         .await
     {
         Err(Error::Remote(error)) => ensure!(error == sent, "{error:?}"),
-        other => anyhow::bail!("{other:?}"),
+        other => anyhow::bail!("unexpected: {other:?}"),
     }
     for (name, arguments, kind, words) in [
         ("parse", json!({"text": "x"}), "ParseIntError", "invalid digit"),
@@ -91,10 +90,10 @@ async fn a_remote_error_keeps_its_kind_message_and_arguments() -> Result<()> {
     ] {
         match client.call::<Value>(name, &arguments, PATIENCE).await {
             Err(Error::Remote(error)) => ensure!(error.kind == kind && error.message.contains(words), "{error:?}"),
-            other => anyhow::bail!("{name}: {other:?}"),
+            other => anyhow::bail!("{name}: unexpected: {other:?}"),
         }
     }
-    ensure!(client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await? == 42, "the server has gone");
+    ensure!(client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await? == 42, "the server no longer works");
     Ok(())
 }
 
@@ -105,10 +104,14 @@ async fn wrong_use_is_refused_here() -> Result<()> {
     let server = server(&channel).await?;
     let client = JsonRpcClient::new(&channel).await?;
     for arguments in [json!([1]), json!(1), json!("text")] {
-        let error = client.call::<Value>("multiply", &arguments, PATIENCE).await.expect_err("no object");
+        let error =
+            client.call::<Value>("multiply", &arguments, PATIENCE).await.expect_err("the arguments are not an object");
         ensure!(matches!(error, Error::Invalid(_)), "{error}");
     }
-    let error = client.call::<String>("multiply", &Pair { x: 1, y: 1 }, PATIENCE).await.expect_err("no string");
+    let error = client
+        .call::<String>("multiply", &Pair { x: 1, y: 1 }, PATIENCE)
+        .await
+        .expect_err("the result is not a string");
     ensure!(matches!(error, Error::Other { .. }), "{error}");
     for name in ["multiply", ""] {
         let error = server.register(name, |()| async { Ok(()) }).await.expect_err("registered twice");
@@ -123,7 +126,7 @@ async fn wrong_use_is_refused_here() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_function_that_is_unregistered_finishes_its_calls_and_then_nobody_is_there() -> Result<()> {
+async fn a_function_that_is_unregistered_finishes_its_calls_and_later_calls_fail() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let server = server(&channel).await?;
@@ -132,7 +135,7 @@ async fn a_function_that_is_unregistered_finishes_its_calls_and_then_nobody_is_t
     let (release, released) = oneshot::channel::<()>();
     let parts = std::sync::Mutex::new(Some((begun, released)));
     let slow = move |()| {
-        let parts = parts.lock().expect("no panic").take();
+        let parts = parts.lock().expect("no other thread has panicked").take();
         async move {
             if let Some((begun, released)) = parts {
                 let _ = begun.send(());
@@ -145,7 +148,7 @@ async fn a_function_that_is_unregistered_finishes_its_calls_and_then_nobody_is_t
     let (call, ()) = tokio::try_join!(async { Ok(client.call::<String>("slow", &(), PATIENCE).await?) }, async {
         beginning.await?;
         let release = async {
-            // The queue goes with its last consumer.
+            // RabbitMQ deletes the queue when its last consumer has gone.
             while channel.queue_declare(existing_queue("slow")).await.is_ok() {}
             let _ = release.send(());
             anyhow::Ok(())
@@ -154,16 +157,16 @@ async fn a_function_that_is_unregistered_finishes_its_calls_and_then_nobody_is_t
         anyhow::Ok(())
     })?;
     ensure!(call == "done", "{call}");
-    let error = client.call::<()>("slow", &(), PATIENCE).await.expect_err("nobody is there");
+    let error = client.call::<()>("slow", &(), PATIENCE).await.expect_err("no server has this function");
     ensure!(matches!(error, Error::Unroutable(_)), "{error}");
-    ensure!(server.unregister("slow").await.is_err(), "it was there twice");
+    ensure!(server.unregister("slow").await.is_err(), "the function was registered twice");
     server.register("slow", |()| async { Ok("again") }).await?;
     ensure!(client.call::<String>("slow", &(), PATIENCE).await? == "again");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_call_that_expires_or_is_rejected_comes_back() -> Result<()> {
+async fn a_call_that_expires_or_is_rejected_is_an_error() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let client = JsonRpcClient::new(&channel).await?;
@@ -171,7 +174,7 @@ async fn a_call_that_expires_or_is_rejected_comes_back() -> Result<()> {
     let since = Instant::now();
     let options =
         CallOptions { timeout: PATIENCE, expiration: Some(Duration::from_millis(100)), ..CallOptions::default() };
-    let error = client.call::<()>("silent", &(), options).await.expect_err("nobody is there");
+    let error = client.call::<()>("silent", &(), options).await.expect_err("no server has this function");
     ensure!(error.to_string().contains("expired in its queue") && since.elapsed() < PATIENCE / 2, "{error}");
 
     let (error, ()) = tokio::join!(client.call::<()>("silent", &(), PATIENCE), async {
@@ -189,7 +192,7 @@ async fn a_call_that_expires_or_is_rejected_comes_back() -> Result<()> {
 }
 
 #[tokio::test]
-async fn calls_and_replies_are_on_the_wire_what_aio_pika_has() -> Result<()> {
+async fn calls_and_replies_have_the_format_of_aio_pika() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let client = JsonRpcClient::new(&channel).await?;
@@ -250,14 +253,14 @@ async fn calls_and_replies_are_on_the_wire_what_aio_pika_has() -> Result<()> {
 }
 
 #[tokio::test]
-async fn functions_replies_and_the_way_back_of_dead_calls_recover() -> Result<()> {
+async fn functions_and_replies_and_dead_letters_work_again_after_a_loss() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let _server = server(&channel).await?;
     let client = JsonRpcClient::new(&channel).await?;
     for _ in 0..3 {
         fixture.host.close_all_connections().await?;
-        // Until the functions are back, nobody has declared their queues.
+        // Their queues are missing until the functions are registered again.
         let since = Instant::now();
         loop {
             match client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await {
@@ -270,14 +273,14 @@ async fn functions_replies_and_the_way_back_of_dead_calls_recover() -> Result<()
         channel.queue_declare(function("silent")).await?;
         let options =
             CallOptions { timeout: PATIENCE, expiration: Some(Duration::from_millis(1)), ..CallOptions::default() };
-        let error = client.call::<()>("silent", &(), options).await.expect_err("nobody is there");
+        let error = client.call::<()>("silent", &(), options).await.expect_err("no server has this function");
         ensure!(error.to_string().contains("expired in its queue"), "{error}");
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn what_json_does_not_have_is_an_error_and_never_null() -> Result<()> {
+async fn values_that_json_does_not_have_are_an_error_and_never_null() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let server = JsonRpcServer::new(&channel);
@@ -292,21 +295,21 @@ async fn what_json_does_not_have_is_an_error_and_never_null() -> Result<()> {
             Err(Error::Remote(error)) => {
                 ensure!(error.kind == "InvalidResult" && error.message.contains("inf"), "{error}");
             }
-            other => anyhow::bail!("{other:?}"),
+            other => anyhow::bail!("unexpected: {other:?}"),
         }
     }
     let whole = client.call::<Value>("nested", &json!({"x": 6, "y": 4}), PATIENCE).await?;
     ensure!(whole == json!({"quotients": [[1.5], null]}), "{whole}");
     let arguments = std::collections::HashMap::from([("x", Some(f64::NAN))]);
-    let error = client.call::<Value>("nested", &arguments, PATIENCE).await.expect_err("no JSON");
+    let error = client.call::<Value>("nested", &arguments, PATIENCE).await.expect_err("JSON has no such value");
     ensure!(matches!(&error, Error::Invalid(text) if text.contains("JSON has no number for `NaN`")), "{error}");
     let master = common::tasks::Master::new(&channel);
-    let error = master.create_task("nested", &arguments).await.expect_err("no JSON");
+    let error = master.create_task("nested", &arguments).await.expect_err("JSON has no such value");
     ensure!(matches!(error, Error::Invalid(_)), "{error}");
     Ok(())
 }
 
-/// What it says is deep inside.
+/// The number is nested inside the value.
 fn json_of(quotient: f64) -> impl Serialize {
     #[derive(Serialize)]
     struct Outcome {
@@ -315,7 +318,7 @@ fn json_of(quotient: f64) -> impl Serialize {
     Outcome { quotients: (vec![quotient], None) }
 }
 
-/// As RabbitMQ 4.3 can be configured, and later versions are.
+/// RabbitMQ 4.3 can be configured to require this, and later versions always do.
 #[tokio::test]
 async fn functions_work_where_queues_have_to_be_durable_and_a_transient_one_is_refused_at_once() -> Result<()> {
     if Broker::shared().await?.skip_below("4.3").await? {
@@ -336,7 +339,7 @@ async fn functions_work_where_queues_have_to_be_durable_and_a_transient_one_is_r
     let words = ["cannot declare queue `t`: 541", "neither durable nor exclusive: declare it `durable`"];
     ensure!(words.iter().all(|words| error.contains(words)) && since.elapsed() < PATIENCE / 2, "{error}");
 
-    // It has cost the connection, which is there again.
+    // The refusal closed the connection, but the client has reconnected.
     let since = Instant::now();
     loop {
         match client.call::<i64>("multiply", &Pair { x: 6, y: 7 }, PATIENCE).await {
@@ -351,16 +354,19 @@ async fn functions_work_where_queues_have_to_be_durable_and_a_transient_one_is_r
 }
 
 #[tokio::test]
-async fn servers_that_do_not_agree_on_a_functions_queue_are_told_on_what() -> Result<()> {
+async fn the_error_names_the_argument_that_differs_when_two_servers_declare_a_functions_queue() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let _server = server(&channel).await?;
     let transient = FunctionOptions { durable: false, ..FunctionOptions::default() };
     let other = JsonRpcServer::new(&channel);
-    let error = other.register_with("multiply", transient, |()| async { Ok(()) }).await.expect_err("another queue");
+    let error = other
+        .register_with("multiply", transient, |()| async { Ok(()) })
+        .await
+        .expect_err("the queue exists with other arguments");
     let words = ["406", "inequivalent arg 'durable'", "it exists with other arguments"];
     let told = words.iter().all(|words| error.to_string().contains(words));
-    // A broker that denies such queues says that first.
+    // A broker that does not allow transient queues reports that first.
     ensure!(told || error.to_string().contains("541"), "{error}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is left behind at the broker and in memory, when streams and clients go, and while nobody reads: nothing.
+//! Streams and clients that end leave no queues at the broker, and no message stays unsettled for long.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn queues(fixture: &Fixture) -> Result<usize> {
     Ok(listed.lines().filter(|line| line.trim().starts_with("amq.gen")).count())
 }
 
-/// Asks the broker until it has no server-named queue any more.
+/// Waits until the broker has no server-named queue any more.
 async fn no_queue_is_left(fixture: &Fixture) -> Result<()> {
     timeout(ROOM, async {
         while queues(fixture).await? > 0 {
@@ -31,7 +31,7 @@ async fn no_queue_is_left(fixture: &Fixture) -> Result<()> {
         Ok::<_, anyhow::Error>(())
     })
     .await
-    .context("queues are left")?
+    .context("some queues are still there")?
 }
 
 async fn logs(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
@@ -54,10 +54,10 @@ async fn queues_of_rpc_clients_and_streams_that_are_gone_are_deleted() -> Result
     }
     channel.publish(amqprs::channel::BasicPublishArguments::new("logs", ""), plain(), "x").await?;
     let in_hand = next(&mut streams[0]).await?;
-    ensure!(queues(&fixture).await? >= 10, "they are gone before their streams");
+    ensure!(queues(&fixture).await? >= 10, "the queues were deleted before their streams ended");
     drop(streams);
     no_queue_is_left(&fixture).await?;
-    ensure!(in_hand.ack().await? == Settlement::Sent, "what is in hand cannot be settled");
+    ensure!(in_hand.ack().await? == Settlement::Sent, "the delivery that the program holds cannot be settled");
     Ok(())
 }
 
@@ -71,15 +71,15 @@ async fn a_subscription_that_fails_leaves_no_queue() -> Result<()> {
             channel.queue_bind(QueueBindArguments::new(&queue.name, "missing", "")).await?;
             Ok(BasicConsumeArguments::new(&queue.name, ""))
         };
-        let error = channel.consume(subscribe).await.err().context("it did not fail")?;
+        let error = channel.consume(subscribe).await.err().context("it should fail")?;
         ensure!(matches!(error, Error::Closed { code: 404, .. }), "{error}");
     }
     no_queue_is_left(&fixture).await
 }
 
 #[tokio::test]
-async fn every_oversized_message_is_dead_lettered_although_small_ones_between_are_acknowledged_together() -> Result<()>
-{
+async fn every_oversized_message_is_dead_lettered_although_small_ones_between_them_are_acknowledged_together()
+-> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     channel.queue_declare(queue("dead")).await?;
@@ -125,7 +125,7 @@ async fn a_worker_or_rpc_server_without_acknowledgement_is_refused_before_it_get
     crate::expect_in(&channel, "q", "x").await
 }
 
-/// The task of 1 s comes again about 1 s after the recovery, although the one of 30 s of before still runs.
+/// After the recovery the 1 s task starts again within seconds, although the 30 s task from before still runs.
 #[tokio::test]
 async fn a_short_task_is_done_again_soon_after_a_cut_although_a_long_one_still_runs() -> Result<()> {
     let fixture = Fixture::new().await?;

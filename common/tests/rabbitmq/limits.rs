@@ -1,5 +1,5 @@
-//! What a broker allows: channels, connections, frames, heartbeats. Limits of users and virtual hosts are set on the
-//! shared broker; settings of the broker are changed on one of the test's own, and count for new connections.
+//! Limits of the broker: channels, connections, frames, heartbeats. Limits of users and virtual hosts are set on the
+//! shared broker. Settings of the broker itself are changed on a private broker, and count for new connections.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::{Fixture, consume, expect_in, filled, next, plain, queue, to};
 
-/// Far less than the operation timeout, and room for a busy machine.
+/// Far less than the operation timeout, but enough for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 async fn soon<T>(what: &str, work: impl Future<Output = T>) -> Result<T> {
@@ -70,14 +70,14 @@ async fn every_channel_that_the_broker_allows_can_be_used_and_one_more_fails_at_
         )?;
         at_limit(most, soon("a transaction", first.transaction(|_| async { Ok(()) })).await?)?;
 
-        // A number is free again as soon as its channel is closed, and many times.
+        // A number is free again as soon as its channel is closed. This works any number of times.
         if let Some(last) = channels.pop() {
             last.close().await?;
             for _ in 0..20 {
                 soon("in its place", connections.channel("more")).await??.close().await?;
             }
         }
-        // The broker closes channels: amqprs loses their numbers, and the connection is renewed.
+        // When the broker closes channels, amqprs loses their numbers, and the connection is replaced.
         for _ in 0..3 {
             soon("a closed channel", close_a_channel_by_error(&first)).await??;
         }
@@ -94,7 +94,7 @@ async fn every_channel_that_the_broker_allows_can_be_used_and_one_more_fails_at_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_and_forty_seven_names_are_channels_and_the_next_fails_at_once() -> Result<()> {
+async fn a_connection_has_2047_channels_and_the_next_one_fails_at_once() -> Result<()> {
     let fixture = Fixture::new().await?;
     let mut channels = Vec::new();
     for number in 0..2047 {
@@ -109,8 +109,8 @@ async fn two_thousand_and_forty_seven_names_are_channels_and_the_next_fails_at_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_with_too_many_channels_hears_it_in_the_brokers_words() -> Result<()> {
-    // RabbitMQ counts a channel a moment after it is open, and may let one pass.
+async fn a_user_with_too_many_channels_gets_the_brokers_own_words() -> Result<()> {
+    // RabbitMQ counts a channel a moment after it has opened it, so it may allow one too many.
     let mut refused = 0;
     for round in 0..10 {
         let fixture = Fixture::new().await?;
@@ -141,10 +141,10 @@ async fn a_user_with_too_many_channels_hears_it_in_the_brokers_words() -> Result
 }
 
 #[tokio::test]
-async fn what_amqprs_cannot_bear_is_refused_in_one_sentence() -> Result<()> {
+async fn settings_that_amqprs_cannot_handle_are_refused_in_one_sentence() -> Result<()> {
     let broker = Broker::start().await?;
     let refused = |outcome: common::Result<Channel>, words: &str| {
-        let error = outcome.err().context("it connects")?;
+        let error = outcome.err().context("it should not connect")?;
         println!("{error}");
         ensure!(matches!(error, Error::Connect { .. }) && error.to_string().contains(words), "{error}");
         Ok(())
@@ -160,7 +160,7 @@ async fn what_amqprs_cannot_bear_is_refused_in_one_sentence() -> Result<()> {
 
     set(&broker, "heartbeat", 1).await?;
     refused(connect(&broker).await?.1, "a heartbeat every 1 s")?;
-    // The broker leaves it to the client.
+    // With 0 the broker leaves the heartbeat to the client.
     for seconds in [0, 2] {
         set(&broker, "heartbeat", seconds).await?;
         let (connections, channel) = connect(&broker).await?;

@@ -1,4 +1,4 @@
-//! A login that was good once: the password, the user or the virtual host is changed while a program is connected.
+//! Logins that worked once: the password, the user or the virtual host changes while a program is connected.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{Fixture, logs, queue};
 const ROOM: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_changed_password_a_deleted_virtual_host_and_a_deleted_user_are_said_once_each_and_mended_while_it_runs()
+async fn after_a_changed_password_or_a_deleted_user_or_virtual_host_the_log_says_it_once_and_a_repair_is_enough()
 -> Result<()> {
     logs::keep();
     let fixture = Fixture::new().await?;
@@ -20,19 +20,19 @@ async fn a_changed_password_a_deleted_virtual_host_and_a_deleted_user_are_said_o
     let channel = fixture.channel().await?;
     channel.setup(|channel| async move { channel.queue_declare(queue("q")).await.map(drop) }).await?;
     let mut events = fixture.connections.events();
-    // Each line names the user or the virtual host, which have a name of this test's own.
+    // Each line names the user or the virtual host. Only this test uses these names.
     let named = format!("`{name}`");
     let trying = "trying until it works";
     let user = format!("/api/users/{name}");
     let rights = format!("/api/permissions/{name}/{name}");
     let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
     let mut recovered = async || {
-        while let Some(event) = timeout(ROOM, events.next()).await.context("not connected again")? {
+        while let Some(event) = timeout(ROOM, events.next()).await.context("it has not reconnected")? {
             if matches!(event, Event::Recovered) {
                 return Ok(());
             }
         }
-        anyhow::bail!("the events ended")
+        anyhow::bail!("the stream of events has ended")
     };
 
     fixture.host.put(&user, json!({"password": "another", "tags": ""})).await?;
@@ -51,28 +51,28 @@ async fn a_changed_password_a_deleted_virtual_host_and_a_deleted_user_are_said_o
     fixture.host.put(&format!("/api/vhosts/{name}"), json!({})).await?;
     fixture.host.put(&rights, everything.clone()).await?;
     recovered().await?;
-    // Between the two the user has no right in it, which is another kind of failure.
+    // Between the two requests the user has no rights in the virtual host, which is another kind of failure.
     let missing = logs::with(&[&named, trying, "not found"]);
     ensure!(missing.len() == 1, "{missing:?}");
     channel.queue_declare(queue("q")).await?;
 
-    // To RabbitMQ an unknown user and a wrong password are the same. What was said is said again only of a connection that
-    // was good: that lived for a second.
+    // RabbitMQ gives the same answer for an unknown user and a wrong password. The client logs the same failure again
+    // only after a connection that has lasted for a second.
     sleep(Duration::from_millis(1_200)).await;
     let before = logs::with(&[&named, trying, "and its password"]).len();
     fixture.host.delete(&user).await?;
-    // Versions differ in whether that ends the user's connections.
+    // Some versions close the user's connections now, others do not.
     drop(timeout(Duration::from_secs(5), fixture.host.close_all_connections()).await);
     let deadline = Instant::now() + ROOM;
     while logs::with(&[&named, trying, "and its password"]).len() == before {
-        ensure!(Instant::now() < deadline, "nothing is said of the deleted user");
+        ensure!(Instant::now() < deadline, "the log does not mention the deleted user");
         sleep(Duration::from_millis(20)).await;
     }
     fixture.host.put(&user, json!({"password": fixture.host.password(), "tags": ""})).await?;
     fixture.host.put(&rights, everything).await?;
     recovered().await?;
     let refused = logs::with(&[&named, trying, "and its password"]).len();
-    ensure!(refused == before + 1, "{refused} lines after {before}");
+    ensure!(refused == before + 1, "{refused} lines in the log, {before} before");
     channel.queue_declare(queue("q")).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the library says in its log.
+//! The lines that the library writes to its log.
 
 use std::{
     io,
@@ -40,7 +40,7 @@ impl io::Write for Sender {
     }
 }
 
-/// Keeps what is logged from now on, by all tests: look for names that only one of them has.
+/// Keeps all lines that all tests log from now on. Look for names that only one test uses.
 pub fn keep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -49,7 +49,7 @@ pub fn keep() {
     });
 }
 
-/// What is logged while `work` runs, on this thread.
+/// The lines that this thread logs while `work` runs.
 pub fn during(work: impl FnOnce()) -> String {
     let (lines, written) = mpsc::channel();
     let writer = move || Sender(lines.clone());
@@ -68,7 +68,7 @@ pub fn with(words: &[&str]) -> Vec<String> {
 pub async fn wait_for(words: &[&str], patience: Duration) -> Result<String> {
     let line = async {
         loop {
-            // Listens before it looks.
+            // Register for new lines before looking, so that none is missed.
             let written = WRITTEN.notified();
             if let Some(line) = with(words).pop() {
                 return line;

@@ -1,4 +1,4 @@
-//! What `common` promises, against a real RabbitMQ: one broker for all, a virtual host for each test.
+//! The promises of `common`, tested with a real RabbitMQ: one broker for all tests, and a virtual host for each.
 
 mod alarms;
 mod arguments;
@@ -40,7 +40,7 @@ use common::{Channel, ConnectOptions, ConnectionManager, Consumer, Delivery, Que
 use testbed::{Broker, VirtualHost};
 use tokio::time::timeout;
 
-/// A virtual host of the test's own, and a manager connected to it.
+/// A virtual host for this test alone, and a manager that is connected to it.
 struct Fixture {
     host: VirtualHost<'static>,
     connections: ConnectionManager,
@@ -62,7 +62,7 @@ impl Fixture {
         Ok(self.connections.channel("test").await?)
     }
 
-    /// The broker's names for this test's connections; another name is another connection.
+    /// The broker's names for this test's connections. A new connection has a new name.
     async fn connection_names(&self) -> Result<Vec<String>> {
         let connections = self.host.connections().await?;
         Ok(connections.iter().map(|connection| connection["name"].to_string()).collect())
@@ -76,7 +76,7 @@ impl Fixture {
     }
 }
 
-/// amqprs panics in tasks of its own, where no test sees it: let it end the whole run.
+/// amqprs panics in its own tasks, where a test does not notice it. This ends the whole run instead.
 fn fail_when_amqprs_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -84,7 +84,7 @@ fn fail_when_amqprs_panics() {
         std::panic::set_hook(Box::new(move |panic| {
             usual(panic);
             if panic.location().is_some_and(|location| location.file().contains("amqprs")) {
-                // Past the test's captured output, which is lost now.
+                // Write to stderr directly, because the captured output of the test is lost now.
                 let _ = writeln!(std::io::stderr(), "{panic}");
                 std::process::abort();
             }
@@ -92,7 +92,7 @@ fn fail_when_amqprs_panics() {
     });
 }
 
-/// A classic queue, the fastest to declare.
+/// A classic queue, which is the fastest to declare.
 fn queue(name: &str) -> QueueDeclaration {
     common::classic_queue(name)
 }
@@ -135,7 +135,7 @@ async fn prefetch(channel: &Channel, arguments: BasicQosArguments) -> common::Re
     channel.setup(set).await
 }
 
-/// The next delivery, which has to come.
+/// The next delivery, or an error if none comes.
 async fn next(consumer: &mut Consumer) -> Result<Delivery> {
     timeout(Duration::from_secs(20), consumer.try_next())
         .await
@@ -143,7 +143,7 @@ async fn next(consumer: &mut Consumer) -> Result<Delivery> {
         .context("the stream ended")
 }
 
-/// The next message of a queue, which has to be this one; it is acknowledged.
+/// Takes the next message of a queue and acknowledges it. It must be this one.
 async fn expect_in(channel: &Channel, name: &str, body: &str) -> Result<()> {
     let message = channel.get(BasicGetArguments::new(name)).await?.context("the queue is empty")?;
     ensure!(message.text() == body, "expected {body:?}, got {:?}", message.text());

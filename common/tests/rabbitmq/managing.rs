@@ -1,4 +1,4 @@
-//! One connection, named channels, setups and the end.
+//! The manager: one connection, named channels, setups, and closing.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use crate::{Fixture, expect_in, plain, queue, to};
 
 #[tokio::test]
-async fn a_manager_that_is_never_used_dials_nothing() -> Result<()> {
+async fn a_manager_that_is_never_used_does_not_connect() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("amqp://127.0.0.1:{}", listener.local_addr()?.port());
     let connections = ConnectionManager::new(url.parse()?);
@@ -47,14 +47,14 @@ async fn many_tasks_at_once_get_one_connection_and_one_channel() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_closed_channel_is_opened_anew_when_asked_for() -> Result<()> {
+async fn a_closed_channel_is_opened_again_when_the_program_asks_for_it() -> Result<()> {
     let fixture = Fixture::new().await?;
     let first = fixture.channel().await?;
     first.queue_declare(queue("q")).await?;
     first.close().await?;
     ensure!(
         matches!(first.publish(to("q"), plain(), "x").await, Err(Error::Shutdown(_))),
-        "a closed channel publishes"
+        "a closed channel still publishes"
     );
     let second = fixture.channel().await?;
     second.publish(to("q"), plain(), "y").await?;
@@ -67,7 +67,10 @@ async fn errors_have_the_brokers_own_words_and_the_channel_goes_on() -> Result<(
     let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     for _ in 0..3 {
-        let error = channel.queue_declare(QueueDeclareArguments::new("q")).await.expect_err("another declaration");
+        let error = channel
+            .queue_declare(QueueDeclareArguments::new("q"))
+            .await
+            .expect_err("it should differ from the existing queue");
         let text = error.to_string();
         ensure!(
             text.contains("cannot declare queue `q`: 406 PRECONDITION_FAILED - inequivalent arg 'durable'"),
@@ -76,7 +79,7 @@ async fn errors_have_the_brokers_own_words_and_the_channel_goes_on() -> Result<(
         ensure!(matches!(error, Error::Closed { code: 406, .. }), "{text}");
 
         let missing = QueueDeclareArguments::new("missing").passive(true).finish();
-        let error = channel.queue_declare(missing).await.expect_err("a passive declaration");
+        let error = channel.queue_declare(missing).await.expect_err("the queue should be missing");
         ensure!(error.to_string().contains("404 NOT_FOUND - no queue 'missing'"), "{error}");
     }
     ensure!(fixture.connection_names().await?.len() == 1, "the connection changed");
@@ -91,27 +94,30 @@ async fn setup_steps_run_in_order_at_each_opening_and_a_failed_first_run_is_not_
     for step in ["first", "second"] {
         let ran = ran.clone();
         let run = move |_| {
-            ran.lock().expect("no panic").push(step);
+            ran.lock().expect("no other thread has panicked").push(step);
             async { Ok(()) }
         };
         channel.setup(run).await?;
     }
     let failing = |_| async { Err(Error::other("not today")) };
-    let error = channel.setup(failing).await.expect_err("the step's own error");
+    let error = channel.setup(failing).await.expect_err("the step should fail");
     ensure!(error.to_string() == "not today", "{error}");
-    let panicking = |_| async { panic!("a panic of the test's") };
+    let panicking = |_| async { panic!("the test panics on purpose") };
     ensure!(channel.setup(panicking).await.is_err(), "a panic is an error");
 
-    // The broker closes the channel; the next call finds it open again.
-    channel.queue_declare(QueueDeclareArguments::new("missing").passive(true).finish()).await.expect_err("404");
+    // The broker closes the channel. For the next call it is open again.
+    channel
+        .queue_declare(QueueDeclareArguments::new("missing").passive(true).finish())
+        .await
+        .expect_err("the queue should be missing");
     channel.queue_declare(queue("q")).await?;
-    let ran = ran.lock().expect("no panic").clone();
+    let ran = ran.lock().expect("no other thread has panicked").clone();
     ensure!(ran == ["first", "second", "first", "second"], "{ran:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn what_a_setup_declares_is_there_again_when_the_channel_is() -> Result<()> {
+async fn a_setups_declarations_are_restored_with_the_channel() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let declare = |channel: common::SetupChannel| async move {
@@ -119,20 +125,23 @@ async fn what_a_setup_declares_is_there_again_when_the_channel_is() -> Result<()
     };
     channel.setup(declare).await?;
     channel.exchange_delete(amqprs::channel::ExchangeDeleteArguments::new("logs")).await?;
-    channel.queue_declare(QueueDeclareArguments::new("missing").passive(true).finish()).await.expect_err("404");
+    channel
+        .queue_declare(QueueDeclareArguments::new("missing").passive(true).finish())
+        .await
+        .expect_err("the queue should be missing");
     channel.publish(amqprs::channel::BasicPublishArguments::new("logs", ""), plain(), "x").await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn close_all_twice_and_at_once_is_one_end() -> Result<()> {
+async fn close_all_may_be_called_twice_and_at_once() -> Result<()> {
     let fixture = Fixture::new().await?;
     fixture.channel().await?;
     let (one, other) = tokio::join!(fixture.connections.close_all(), fixture.connections.close_all());
     one.and(other)?;
     fixture.connections.close_all().await?;
     gone(&fixture.host).await?;
-    let error = fixture.connections.channel("later").await.err().context("a channel after the end")?;
+    let error = fixture.connections.channel("later").await.err().context("a closed manager still opens channels")?;
     ensure!(matches!(error, Error::Shutdown(_)), "{error}");
     Ok(())
 }
@@ -149,7 +158,7 @@ async fn dropping_the_last_handle_ends_the_connection() -> Result<()> {
     gone(&host).await
 }
 
-/// The broker's list follows the connection's end by a moment.
+/// Waits until the broker lists no connection. The list changes a moment after a connection has ended.
 async fn gone(host: &testbed::VirtualHost<'_>) -> Result<()> {
     let since = Instant::now();
     while !host.connections().await?.is_empty() {
@@ -160,16 +169,17 @@ async fn gone(host: &testbed::VirtualHost<'_>) -> Result<()> {
 
 #[tokio::test]
 async fn a_first_connection_fails_at_once_or_is_waited_for() -> Result<()> {
-    // A port that was free a moment ago.
+    // This port was free a moment ago, so nothing listens on it.
     let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
     let url = format!("amqp://127.0.0.1:{port}");
     let since = Instant::now();
-    let error = ConnectionManager::new(url.parse()?).channel("x").await.err().context("nobody listens")?;
+    let error =
+        ConnectionManager::new(url.parse()?).channel("x").await.err().context("nothing listens on this port")?;
     ensure!(matches!(error, Error::Connect { .. }) && since.elapsed() < Duration::from_secs(5), "{error}");
 
     let patient = url.parse::<ConnectOptions>()?.fail_fast(false).operation_timeout(Duration::from_secs(2));
     let connections = ConnectionManager::new(patient.connection_timeout(Duration::from_millis(500)));
-    let error = connections.channel("x").await.err().context("nobody listens")?;
+    let error = connections.channel("x").await.err().context("nothing listens on this port")?;
     ensure!(error.to_string().contains("refused") && matches!(error, Error::Timeout { .. }), "{error}");
     ensure!(since.elapsed() > Duration::from_millis(1500), "it gave up at once");
     Ok(())
@@ -188,18 +198,18 @@ async fn a_port_that_accepts_and_says_nothing_is_an_error_in_time() -> Result<()
             open.push(stream);
         }
     });
-    let error = ConnectionManager::new(url.parse()?).channel("x").await.err().context("it says nothing")?;
+    let error = ConnectionManager::new(url.parse()?).channel("x").await.err().context("the port does not answer")?;
     ensure!(error.to_string().contains("no answer within 1 s"), "{error}");
     ensure!(accepted.load(Ordering::Relaxed) > 0, "no client has connected");
     silent.abort();
     Ok(())
 }
 
-/// RabbitMQ closes the whole connection over a declaration that is longer than a frame.
-/// What a setup itself asks for is measured and refused before; but RabbitMQ 4.3 ends the connection when it has to cut a
-/// name as it says that there is no right to publish there.
+/// RabbitMQ closes the whole connection because of a declaration that is longer than a frame. `common` measures what a
+/// setup declares, and refuses it before. But RabbitMQ 4.3 also ends the connection when it has to cut a name in its
+/// answer that the user has no right to publish there.
 #[tokio::test]
-async fn a_setup_over_which_the_connection_is_closed_each_time_fails_soon() -> Result<()> {
+async fn a_setup_that_closes_the_connection_each_time_fails_soon() -> Result<()> {
     let fixture = Fixture::new().await?;
     if fixture.host.broker().skip_below("4.3").await? {
         return Ok(());
@@ -226,7 +236,7 @@ async fn a_setup_over_which_the_connection_is_closed_each_time_fails_soon() -> R
         async move { breaks.await.map(|()| BasicConsumeArguments::new("q", "")) }
     });
     refused(timeout(soon, consumer).await?.map(drop))?;
-    // And nothing else was hurt for good. This channel may hear of the last close a moment later; a setup outlives it.
+    // The rest still works. This channel may notice the last loss a moment later, but a setup is run again after it.
     channel.setup(|channel| async move { channel.queue_declare(queue("q")).await.map(drop) }).await?;
     channel.publish(to("q"), plain(), "still here").await?;
     expect_in(&channel, "q", "still here").await

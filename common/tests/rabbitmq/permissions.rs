@@ -1,4 +1,4 @@
-//! A user of limited rights, in somebody else's virtual host.
+//! A user with limited rights, in the virtual host of another user.
 
 use amqprs::channel::{
     BasicConsumeArguments, BasicGetArguments, BasicPublishArguments, ExchangeDeclareArguments, QueueBindArguments,
@@ -11,7 +11,7 @@ use testbed::Broker;
 
 use crate::{Fixture, consume, expect_in, plain, queue, to};
 
-/// Refused with 403, naming the right that is missing; and the channel goes on.
+/// The call is refused with 403, and the error names the missing right.
 fn lacks<T>(right: &str, what: &str, outcome: Result<T, Error>) -> Result<()> {
     let Err(error) = outcome else { anyhow::bail!("{what} is allowed") };
     let text = error.to_string();
@@ -30,7 +30,7 @@ async fn a_missing_right_is_named() -> Result<()> {
     owner.channel().await?.queue_declare(queue("theirs")).await?;
 
     let url = visitor.url().replace(&format!("/{}", visitor.name()), &format!("/{}", owner.host.name()));
-    // The user is in the URL, too, behind two slashes.
+    // The replacement has also changed the user, which follows two slashes in the URL: change it back.
     let url = url.replace(&format!("//{}", owner.host.name()), &format!("//{}", visitor.name()));
     let connections = ConnectionManager::new(url.parse()?);
     let channel = connections.channel("test").await?;
@@ -42,7 +42,7 @@ async fn a_missing_right_is_named() -> Result<()> {
     lacks("read", "consuming", channel.consume(|_| async { Ok(BasicConsumeArguments::new("theirs", "")) }).await)?;
     lacks("read", "fetching", channel.get(BasicGetArguments::new("theirs")).await)?;
 
-    // What is allowed works, on the same channel.
+    // Allowed calls still work on the same channel.
     channel.queue_declare(queue("own")).await?;
     channel.exchange_declare(ExchangeDeclareArguments::new("own", "fanout")).await?;
     channel.queue_bind(QueueBindArguments::new("own", "own", "")).await?;
@@ -52,7 +52,7 @@ async fn a_missing_right_is_named() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_queue_that_another_consumer_has_for_itself_is_no_missing_right() -> Result<()> {
+async fn the_refusal_of_another_consumers_exclusive_queue_is_not_reported_as_a_missing_right() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     channel.queue_declare(QueueDeclareArguments::durable_client_named("q")).await?;

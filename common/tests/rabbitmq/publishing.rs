@@ -1,4 +1,4 @@
-//! Confirms: every publish ends, with its own outcome.
+//! Confirms: every publish ends with its own outcome.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn the_fourteen_properties_arrive_as_they_were_sent() -> Result<()> {
         .with_cluster_id("cluster")
         .finish();
     channel.publish(to("q"), properties, "x").await?;
-    let message = channel.get(amqprs::channel::BasicGetArguments::new("q")).await?.context("empty")?;
+    let message = channel.get(amqprs::channel::BasicGetArguments::new("q")).await?.context("the queue is empty")?;
     let info = message.info().to_string();
     for line in [
         "content_type: \"text/plain\"",
@@ -77,7 +77,7 @@ async fn the_fourteen_properties_arrive_as_they_were_sent() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_unroutable_message_is_an_error_when_mandatory_and_gone_when_not() -> Result<()> {
+async fn an_unroutable_message_is_an_error_if_it_is_mandatory_and_dropped_if_not() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     channel.publish(to("nowhere"), plain(), "lost").await?;
@@ -87,7 +87,7 @@ async fn an_unroutable_message_is_an_error_when_mandatory_and_gone_when_not() ->
     let error = channel.publish(mandatory, properties, "kept").await.expect_err("unroutable");
     let Error::Unroutable(returned) = &error else { anyhow::bail!("{error}") };
     ensure!(returned.code == 312 && returned.body == b"kept" && returned.routing_key == "nowhere", "{returned:?}");
-    let headers = returned.properties.headers().context("headers")?.as_ref();
+    let headers = returned.properties.headers().context("the headers are missing")?.as_ref();
     ensure!(headers.len() == 1 && headers.contains_key(&"mine".try_into()?), "our own header is left in {headers:?}");
     ensure!(error.to_string().contains("no queue `nowhere`"), "{error}");
     Ok(())
@@ -124,13 +124,13 @@ async fn thousands_of_mixed_publishes_each_get_their_own_outcome() -> Result<()>
 }
 
 #[tokio::test]
-async fn publishing_to_a_missing_exchange_is_an_error_and_the_channel_goes_on() -> Result<()> {
+async fn publishing_to_a_missing_exchange_is_an_error_and_the_channel_still_works() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     for _ in 0..3 {
         let missing = BasicPublishArguments::new("missing", "key");
-        let error = channel.publish(missing, plain(), "x").await.expect_err("no such exchange");
+        let error = channel.publish(missing, plain(), "x").await.expect_err("the exchange should be missing");
         ensure!(matches!(error, Error::Closed { code: 404, .. }), "{error}");
         ensure!(error.to_string().contains("NOT_FOUND - no exchange 'missing' in vhost"), "{error}");
         channel.publish(to("q"), plain(), "y").await?;
@@ -146,7 +146,7 @@ async fn closing_loses_nothing_that_was_enqueued() -> Result<()> {
     let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
     for number in 0..20_000 {
-        // Nobody waits for the confirms.
+        // The test does not wait for the confirms.
         drop(channel.publish_with_deferred_confirm(to("q"), plain(), number.to_string()).await?);
     }
     fixture.connections.close_all().await?;
@@ -168,7 +168,7 @@ async fn a_publish_can_be_dropped_at_any_point() -> Result<()> {
         let publish = channel.publish(to("q"), plain(), body.clone());
         let _ = timeout(Duration::from_micros(round % 97), publish).await;
     }
-    // Had a number been lost, this one would wait for ever or get another one's outcome.
+    // If a number had been lost, this message would wait for ever or get the outcome of another one.
     let error = channel.publish(to("nowhere").mandatory(true).finish(), plain(), "last").await.expect_err("unroutable");
     ensure!(matches!(&error, Error::Unroutable(message) if message.body == b"last"), "{error}");
     channel.publish(to("q"), plain(), "end").await?;
@@ -188,7 +188,7 @@ async fn a_silent_broker_makes_a_publish_unconfirmed_and_not_a_success() -> Resu
     let error = channel.queue_declare(queue("q")).await.expect_err("the broker is silent");
     ensure!(matches!(error, Error::Timeout { .. }), "{error}");
     broker.resume().await?;
-    // The channel that gave no answer was given up; the next one works.
+    // The client has given up the channel that did not answer, and opens another one.
     timeout(Duration::from_secs(20), async { while channel.publish(to("q"), plain(), "after").await.is_err() {} })
         .await?;
     connections.close_all().await?;

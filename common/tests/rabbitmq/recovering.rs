@@ -1,4 +1,4 @@
-//! What is there again after a loss, and what a caller sees meanwhile.
+//! What is restored after a lost connection, and what a caller sees meanwhile.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use crate::{Fixture, consume, expect_empty, expect_in, filled, next, plain, queu
 #[tokio::test]
 async fn each_change_of_the_connection_is_an_event() -> Result<()> {
     let fixture = Fixture::new().await?;
-    // A reader that is late misses what is over, so this one does nothing else.
+    // A late reader misses old events, so this task does nothing but read them.
     let mut heard = fixture.connections.events();
     let (sender, mut events) = mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -37,7 +37,7 @@ async fn each_change_of_the_connection_is_an_event() -> Result<()> {
             Some(Event::Lost(Error::Lost { code: Some(320), reason })) => {
                 ensure!(reason.contains("CONNECTION_FORCED"), "{reason}");
             }
-            other => anyhow::bail!("{other:?}"),
+            other => anyhow::bail!("unexpected: {other:?}"),
         }
         ensure!(matches!(events.recv().await, Some(Event::Recovered)), "not recovered");
     }
@@ -48,7 +48,7 @@ async fn each_change_of_the_connection_is_an_event() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_server_named_queue_with_bindings_is_back_under_another_name() -> Result<()> {
+async fn a_server_named_queue_is_restored_with_its_bindings_under_another_name() -> Result<()> {
     async fn subscribe(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
         channel.exchange_declare(ExchangeDeclareArguments::new("logs", "direct")).await?;
         let queue = channel.queue_declare(QueueDeclareArguments::exclusive_server_named()).await?;
@@ -63,7 +63,7 @@ async fn a_server_named_queue_with_bindings_is_back_under_another_name() -> Resu
     for _ in 0..3 {
         let before = logs.queue();
         fixture.host.close_all_connections().await?;
-        // Back when a message finds it again.
+        // The queue is restored when a message is routed to it again.
         timeout(Duration::from_secs(20), async {
             loop {
                 let to = BasicPublishArguments::new("logs", "error").mandatory(true).finish();
@@ -75,7 +75,7 @@ async fn a_server_named_queue_with_bindings_is_back_under_another_name() -> Resu
         })
         .await?;
         ensure!(next(&mut logs).await?.text() == "first");
-        ensure!(logs.queue() != before, "the queue of the lost connection");
+        ensure!(logs.queue() != before, "it is still the queue of the lost connection");
         channel.publish(BasicPublishArguments::new("logs", "info"), plain(), "second").await?;
         ensure!(next(&mut logs).await?.text() == "second");
     }
@@ -104,7 +104,7 @@ async fn publishing_waits_for_the_connection_and_nothing_confirmed_is_lost() -> 
         match channel.publish(to("q"), plain(), number.to_string()).await {
             Ok(()) => confirmed.push(number),
             Err(Error::Unconfirmed { .. } | Error::Lost { .. }) => other += 1,
-            Err(error) => anyhow::bail!("{error}"),
+            Err(error) => anyhow::bail!("unexpected: {error}"),
         }
         number += 1;
     }
@@ -120,7 +120,7 @@ async fn publishing_waits_for_the_connection_and_nothing_confirmed_is_lost() -> 
 }
 
 #[tokio::test]
-async fn at_least_once_goes_on_until_it_is_confirmed() -> Result<()> {
+async fn publish_at_least_once_repeats_until_the_message_is_confirmed() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     channel.queue_declare(queue("full").with("x-max-length", 1).with("x-overflow", "reject-publish")).await?;
@@ -129,7 +129,7 @@ async fn at_least_once_goes_on_until_it_is_confirmed() -> Result<()> {
         let channel = channel.clone();
         tokio::spawn(async move { channel.publish_at_least_once(to("full"), plain(), "at last").await })
     };
-    let error = channel.publish(to("full"), plain(), "no").await.expect_err("full");
+    let error = channel.publish(to("full"), plain(), "no").await.expect_err("the queue is full");
     ensure!(matches!(error, Error::Nacked), "{error}");
     fixture.host.close_all_connections().await?;
     ensure!(!publishing.is_finished(), "confirmed by a full queue");
@@ -138,7 +138,7 @@ async fn at_least_once_goes_on_until_it_is_confirmed() -> Result<()> {
     expect_in(&channel, "full", "at last").await?;
 
     let missing = BasicPublishArguments::new("missing", "");
-    let error = channel.publish_at_least_once(missing, plain(), "x").await.expect_err("no repetition mends this");
+    let error = channel.publish_at_least_once(missing, plain(), "x").await.expect_err("repeating does not help here");
     ensure!(matches!(error, Error::Closed { code: 404, .. }), "{error}");
     Ok(())
 }
@@ -162,12 +162,12 @@ async fn a_transaction_is_all_or_nothing() -> Result<()> {
         .transaction(|transaction| async move {
             transaction.publish(to("q"), plain(), "one").await?;
             transaction.publish(to("q"), plain(), "two").await?;
-            // Nobody sees them before the commit.
+            // Other channels do not see the messages before the commit.
             let seen = looker.queue_declare(queue("q")).await?.messages;
             Ok(seen)
         })
         .await?;
-    ensure!(sum == 0, "{sum} were seen before the commit");
+    ensure!(sum == 0, "{sum} messages were seen before the commit");
     expect_in(&channel, "q", "one").await?;
     expect_in(&channel, "q", "two").await?;
 
@@ -177,7 +177,7 @@ async fn a_transaction_is_all_or_nothing() -> Result<()> {
             transaction.publish(to("q"), plain(), "y").await
         })
         .await;
-    ensure!(missing.is_err_and(|error| error.to_string().contains("404")), "committed");
+    ensure!(missing.is_err_and(|error| error.to_string().contains("404")), "the failed transaction was committed");
     expect_empty(&channel, "q").await
 }
 
@@ -191,7 +191,7 @@ async fn a_channel_without_confirms_publishes_and_flushes_when_closed() -> Resul
     }
     let refused = channel.publish(to("q").mandatory(true).finish(), plain(), "x").await;
     ensure!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
-    ensure!(fixture.connections.channel("fast").await.is_err(), "one name, two kinds");
+    ensure!(fixture.connections.channel("fast").await.is_err(), "one name was given to channels of two kinds");
     fixture.connections.close_all().await?;
     let again = ConnectionManager::new(fixture.host.url().parse()?);
     let declared = again.channel("count").await?.queue_declare(queue("q")).await?;
@@ -207,7 +207,7 @@ async fn what_is_in_flight_is_bounded() -> Result<()> {
     let channel = connections.channel("test").await?;
     filled(&channel, "q", ["x".to_owned()]).await?;
     broker.pause().await?;
-    // 1 MiB each: 16 of them are as much as may be unconfirmed.
+    // Each message has 1 MiB. No more than 16 MiB may be unconfirmed.
     let enqueued = Arc::new(AtomicUsize::new(0));
     let (counter, publisher) = (enqueued.clone(), channel.clone());
     let outcome: common::Result<()> = async move {
@@ -220,8 +220,8 @@ async fn what_is_in_flight_is_bounded() -> Result<()> {
     ensure!(matches!(outcome, Err(Error::Timeout { .. })), "{outcome:?}");
     let count = enqueued.load(Ordering::Relaxed);
     ensure!((15..=16).contains(&count), "{count} MiB in flight");
-    // Nobody waits for their confirms any more, and still they are on their way: there is no room for others.
-    let error = channel.publish(to("q"), plain(), vec![0; 1 << 20]).await.expect_err("no room");
+    // The test has dropped the confirms, but the messages still count as unconfirmed: there is no room for more.
+    let error = channel.publish(to("q"), plain(), vec![0; 1 << 20]).await.expect_err("there is no room for more");
     ensure!(matches!(error, Error::Timeout { .. }), "{error}");
     broker.resume().await?;
     timeout(Duration::from_secs(20), channel.publish_at_least_once(to("q"), plain(), "room again")).await??;
@@ -232,8 +232,8 @@ async fn what_is_in_flight_is_bounded() -> Result<()> {
 async fn the_next_host_is_tried_when_one_does_not_answer() -> Result<()> {
     let fixture = Fixture::new().await?;
     let url = fixture.host.url();
-    let (user, rest) = url.split_once('@').context("a user")?;
-    // Nobody listens on port 1.
+    let (user, rest) = url.split_once('@').context("the URL has no user")?;
+    // Nothing listens on port 1.
     let connections = ConnectionManager::new(format!("{user}@127.0.0.1:1,{rest}").parse()?);
     let channel = connections.channel("test").await?;
     channel.queue_declare(queue("q")).await?;

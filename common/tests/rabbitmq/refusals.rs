@@ -1,4 +1,4 @@
-//! Messages that the broker refuses: who is told, what becomes of those beside them, and what never gets that far.
+//! Messages that the broker or `common` refuses: who gets the error, and what happens to the other messages.
 
 use std::time::{Duration, Instant};
 
@@ -19,11 +19,11 @@ fn with_headers(bytes: usize) -> Result<BasicProperties> {
     Ok(BasicProperties::default().with_headers(headers).finish())
 }
 
-/// Of a message with such a header: the frame's type, channel, size and end, class, weight, size of the body, flags, the
-/// table's size, the header's name and type and size.
+/// The bytes around the text of such a header: the frame's type, channel, size and end, the class, the weight, the size
+/// of the body, the flags, the table's size, and the header's name, type and size.
 const AROUND: usize = 8 + 12 + 2 + 4 + 5 + 1 + 4;
 
-/// The number of a mandatory message.
+/// The bytes of the number that `common` adds to a mandatory message.
 const NUMBER: usize = 1 + "x-publish-number".len() + 1 + 8;
 
 async fn headers_are_measured(channel: &Channel, frame_max: usize) -> Result<()> {
@@ -33,20 +33,21 @@ async fn headers_are_measured(channel: &Channel, frame_max: usize) -> Result<()>
         channel.publish(to.clone(), with_headers(most)?, "fits").await?;
         expect_in(channel, "q", "fits").await?;
         for bytes in [most + 1, 200_000] {
-            let error = channel.publish(to.clone(), with_headers(bytes)?, "x").await.err().context("it was taken")?;
+            let error =
+                channel.publish(to.clone(), with_headers(bytes)?, "x").await.err().context("it should be refused")?;
             ensure!(matches!(error, Error::Invalid(_)), "{error}");
             let (size, most) = (format!("{} bytes", frame_max + bytes - most), format!("frames of {frame_max} bytes"));
             ensure!(error.to_string().contains(&size) && error.to_string().contains(&most), "{error}");
         }
         let again = channel.publish_at_least_once(to, with_headers(200_000)?, "x");
-        let error = timeout(Duration::from_secs(30), again).await?.err().context("it was taken")?;
+        let error = timeout(Duration::from_secs(30), again).await?.err().context("it should be refused")?;
         ensure!(matches!(error, Error::Invalid(_)), "{error}");
     }
     let in_transaction = |transaction: common::Transaction| async move {
         let headers = with_headers(200_000).map_err(Error::other)?;
         transaction.publish(to("q"), headers, "x").await
     };
-    let error = channel.transaction(in_transaction).await.err().context("it was taken")?;
+    let error = channel.transaction(in_transaction).await.err().context("it should be refused")?;
     ensure!(matches!(error, Error::Invalid(_)), "{error}");
     expect_empty(channel, "q").await
 }
@@ -74,9 +75,9 @@ async fn a_small_frame_max_bounds_headers_and_cuts_bodies() -> Result<()> {
     broker.shutdown().await
 }
 
-/// RabbitMQ's answer to a missing exchange is cut at 255 bytes, and 3.10 does that inside a letter, 4.3 fails (541).
+/// RabbitMQ cuts its answer about a missing exchange at 255 bytes. 3.10 may cut inside a letter, and 4.3 then fails (541).
 #[tokio::test]
-async fn an_exchange_name_that_rabbitmq_cannot_repeat_is_refused_and_every_other_is_tried() -> Result<()> {
+async fn only_an_exchange_name_that_rabbitmq_cannot_repeat_in_an_error_is_refused() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let before = fixture.connection_names().await?;
@@ -88,10 +89,10 @@ async fn an_exchange_name_that_rabbitmq_cannot_repeat_is_refused_and_every_other
     ] {
         let missing = || BasicPublishArguments::new(&name, "");
         for error in [
-            channel.publish(missing(), plain(), "x").await.expect_err("no such exchange"),
+            channel.publish(missing(), plain(), "x").await.expect_err("the exchange should be missing"),
             timeout(Duration::from_secs(30), channel.publish_at_least_once(missing(), plain(), "x"))
                 .await?
-                .expect_err("no such exchange"),
+                .expect_err("the exchange should be missing"),
         ] {
             let as_expected = match is_cut_badly {
                 true => matches!(error, Error::Invalid(_)),
@@ -105,7 +106,7 @@ async fn an_exchange_name_that_rabbitmq_cannot_repeat_is_refused_and_every_other
 }
 
 #[tokio::test]
-async fn an_expiration_that_is_no_number_is_refused() -> Result<()> {
+async fn an_expiration_that_is_not_a_number_is_refused() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     for expiration in ["soon", "-1", "", "1.5", "7 "] {
@@ -119,9 +120,10 @@ async fn an_expiration_that_is_no_number_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// RabbitMQ takes a channel's messages in order, and ignores those behind the one that it refuses.
+/// RabbitMQ handles a channel's messages in order, and ignores those that follow the refused one.
 #[tokio::test]
-async fn of_messages_on_their_way_the_refused_one_is_known_and_those_behind_it_have_not_arrived() -> Result<()> {
+async fn among_messages_on_their_way_the_refused_one_gets_the_error_and_those_behind_it_have_not_arrived() -> Result<()>
+{
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let user = fixture.host.name();
@@ -151,7 +153,7 @@ async fn of_messages_on_their_way_the_refused_one_is_known_and_those_behind_it_h
             .publish_with_deferred_confirm(BasicPublishArguments::new(exchange, key), properties, "refused")
             .await?;
         for number in 0..50 {
-            // Some may find the channel closed already, and go out on the next one.
+            // The channel may already be closed. Then the message is sent on the next one.
             behind.push(channel.publish_with_deferred_confirm(to("q"), plain(), format!("behind {number}")).await?);
         }
         for confirm in before {
@@ -179,7 +181,7 @@ async fn of_messages_on_their_way_the_refused_one_is_known_and_those_behind_it_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beside_a_refused_message_the_others_arrive_and_the_guilty_one_is_told() -> Result<()> {
+async fn beside_a_refused_message_the_others_arrive_and_its_publisher_gets_the_error() -> Result<()> {
     const TASKS: u32 = 49;
     const EACH: u32 = 40;
     let fixture = Fixture::new().await?;
@@ -207,14 +209,15 @@ async fn beside_a_refused_message_the_others_arrive_and_the_guilty_one_is_told()
     }
     let arrived = channel.queue_declare(common::quorum_queue("q")).await?.messages;
     println!("{arrived} messages arrived, of {} sent", TASKS * EACH);
-    // Each refusal may double what was on its way, once.
+    // Each refusal may duplicate the messages that were on their way.
     ensure!((TASKS * EACH..=TASKS * EACH + 3 * TASKS).contains(&arrived), "{arrived} arrived");
     Ok(())
 }
 
-/// No right to write there, and a name that RabbitMQ 4.3 would have to cut when it says so: it ends the connection.
+/// The user has no right to write to an exchange with a long name. RabbitMQ 4.3 has to cut the name in its answer, and
+/// ends the connection instead.
 #[tokio::test]
-async fn what_ends_the_connection_each_time_is_not_sent_for_ever() -> Result<()> {
+async fn a_message_that_ends_the_connection_each_time_is_not_sent_for_ever() -> Result<()> {
     let fixture = Fixture::new().await?;
     if fixture.host.broker().skip_below("4.3").await? {
         return Ok(());
@@ -225,16 +228,17 @@ async fn what_ends_the_connection_each_time_is_not_sent_for_ever() -> Result<()>
     channel.queue_declare(queue("q")).await?;
     let name = "щ".repeat(100);
     let evil = channel.publish_at_least_once(BasicPublishArguments::new(&name, ""), plain(), "x");
-    let error = timeout(Duration::from_secs(60), evil).await?.expect_err("refused");
+    let error = timeout(Duration::from_secs(60), evil).await?.expect_err("it should be refused");
     println!("{error}");
     ensure!(error.to_string().contains("541 INTERNAL_ERROR"), "{error}");
     channel.publish_at_least_once(to("q"), plain(), "y").await?;
     expect_in(&channel, "q", "y").await
 }
 
-/// Channel numbers leak with each closed channel, and the connection has to be replaced when 1,500 are gone.
+/// Each closed channel uses up a channel number, and the connection has to be replaced after 1,500 of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_misspelt_exchange_that_nobody_hears_of_is_logged_once_and_slows_down_only_itself() -> Result<()> {
+async fn a_misspelt_exchange_without_a_waiting_publisher_is_logged_once_and_slows_down_only_its_own_channel()
+-> Result<()> {
     logs::keep();
     let fixture = Fixture::new().await?;
     let host = fixture.host.name().to_owned();
@@ -254,7 +258,7 @@ async fn a_misspelt_exchange_that_nobody_hears_of_is_logged_once_and_slows_down_
                 let confirm = channel
                     .publish_with_deferred_confirm(BasicPublishArguments::new(&exchange, ""), plain(), "x")
                     .await?;
-                // Nobody waits for it.
+                // The test does not wait for it.
                 drop(confirm);
                 tokio::task::yield_now().await;
             }
@@ -265,7 +269,7 @@ async fn a_misspelt_exchange_that_nobody_hears_of_is_logged_once_and_slows_down_
         let line = logs::wait_for(&["404 NOT_FOUND", &exchange], Duration::from_secs(30)).await?;
         ensure!(line.contains("WARN"), "{line}");
     }
-    // Until both have had some refusals, the neighbour works.
+    // Meanwhile another channel works.
     let since = Instant::now();
     let mut calls = 0;
     while since.elapsed() < Duration::from_secs(4) {
@@ -282,9 +286,9 @@ async fn a_misspelt_exchange_that_nobody_hears_of_is_logged_once_and_slows_down_
     Ok(())
 }
 
-/// Nobody may be kept from publishing for ever by messages that are never confirmed.
+/// Messages that are never confirmed must not block other publishers for ever.
 #[tokio::test]
-async fn messages_that_are_never_confirmed_do_not_use_up_the_channel_for_ever() -> Result<()> {
+async fn messages_that_are_never_confirmed_do_not_block_the_channel_for_ever() -> Result<()> {
     let fixture = Fixture::with(|options: ConnectOptions| options.operation_timeout(Duration::from_secs(2))).await?;
     let channel = fixture.channel().await?;
     channel.queue_declare(QueueDeclareArguments::durable_client_named("stuck")).await?;
@@ -300,7 +304,7 @@ async fn messages_that_are_never_confirmed_do_not_use_up_the_channel_for_ever() 
         confirms.push(channel.publish_with_deferred_confirm(to("stuck"), plain(), vec![0; (1 << 20) - 1_024]).await?);
     }
     let other = || channel.publish(to("q"), plain(), "x");
-    let error = other().await.expect_err("all that may be unconfirmed is");
+    let error = other().await.expect_err("the limit of unconfirmed bytes is reached");
     ensure!(matches!(error, Error::Timeout { .. }), "{error}");
     for confirm in confirms {
         let outcome = confirm.await;

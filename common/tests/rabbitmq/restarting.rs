@@ -1,4 +1,4 @@
-//! What is there again after the broker itself was gone, each time one of the test's own.
+//! What is restored after the broker itself has ended and started again. Each test has its own broker.
 
 use std::time::{Duration, Instant};
 
@@ -35,14 +35,15 @@ async fn everything_survives(broker: &Broker, end: impl AsyncFn() -> Result<()>)
         })
         .await?;
     let persistent = BasicProperties::default().with_delivery_mode(2).finish();
-    // RabbitMQ saves the name of a new quorum queue's member half a second later; killed before, it begins with an empty
-    // one ("name_not_registered" in its log), whatever it has confirmed. There is no event to wait for.
+    // RabbitMQ saves the name of a new quorum queue's member half a second later. If it is killed before, the queue is
+    // empty afterwards ("name_not_registered" in its log), even if messages were confirmed. No event tells when it is
+    // saved.
     sleep(Duration::from_secs(2)).await;
     for round in 0..2 {
         channel.publish(to("q"), persistent.clone(), format!("before {round}")).await?;
         let before = next(&mut consumer).await?;
         end().await?;
-        // Waits while there is no broker.
+        // This call waits until the broker runs again.
         let publishing = {
             let (channel, properties) = (channel.clone(), persistent.clone());
             tokio::spawn(
@@ -54,7 +55,7 @@ async fn everything_survives(broker: &Broker, end: impl AsyncFn() -> Result<()>)
         let mut back = next(&mut consumer).await?;
         let took = since.elapsed();
         ensure!(took < Duration::from_secs(10), "back after {took:?}");
-        // A quorum queue that was killed may notice the loss of its consumer after it has taken the next message.
+        // After a kill, a quorum queue may accept the next message before it notices the loss of its consumer.
         let mut during = next(&mut consumer).await?;
         if during.redelivered {
             std::mem::swap(&mut back, &mut during);
@@ -70,7 +71,7 @@ async fn everything_survives(broker: &Broker, end: impl AsyncFn() -> Result<()>)
 }
 
 #[tokio::test]
-async fn close_all_wins_over_recovery_at_once_and_for_good() -> Result<()> {
+async fn close_all_stops_a_recovery_at_once_and_for_good() -> Result<()> {
     let broker = Broker::start().await?;
     let connections = ConnectionManager::new(broker.url().parse()?);
     let channel = connections.channel("test").await?;
@@ -83,11 +84,11 @@ async fn close_all_wins_over_recovery_at_once_and_for_good() -> Result<()> {
     let since = Instant::now();
     connections.close_all().await?;
     ensure!(since.elapsed() < Duration::from_secs(2), "after {:?}", since.elapsed());
-    ensure!(consumer.try_next().await?.is_none(), "the stream goes on");
-    ensure!(waiting.await?.is_err(), "published to nobody");
+    ensure!(consumer.try_next().await?.is_none(), "the stream has not ended");
+    ensure!(waiting.await?.is_err(), "it was published, although the broker is dead");
     broker.start_again().await?;
     let mut seen = broker.rabbitmqctl(&["-q", "list_connections", "name"]).await?;
     seen.retain(|character| !character.is_whitespace());
-    ensure!(seen.is_empty() || seen == "name", "something came back: {seen}");
+    ensure!(seen.is_empty() || seen == "name", "there is a connection again: {seen}");
     broker.shutdown().await
 }

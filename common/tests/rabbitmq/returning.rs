@@ -1,4 +1,4 @@
-//! Messages that come back: what a quorum queue counts, and what it does not.
+//! Messages that are redelivered: which returns a quorum queue counts, and which it does not.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use crate::{Fixture, consume, next, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A quorum queue that gives up after two returns that count, and where its messages go then.
+/// A quorum queue that dead-letters a message after two counted returns, and the queue for its dead letters.
 async fn jobs(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     channel.queue_declare(queue("failed")).await?;
     let jobs = quorum_queue("jobs")
@@ -33,7 +33,7 @@ async fn jobs(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     Ok(BasicConsumeArguments::new("jobs", ""))
 }
 
-/// Tells when each task came; fails it so many times.
+/// Reports when each task arrives, and fails the task this many times.
 async fn worker(channel: &Channel, failures: usize) -> Result<mpsc::UnboundedReceiver<(Value, Instant)>> {
     let (seen, told) = mpsc::unbounded_channel();
     let failed = Arc::new(AtomicUsize::new(0));
@@ -59,17 +59,19 @@ async fn a_task_that_fails_goes_back_after_growing_pauses_and_does_not_count_whe
     let times = if counts { 3 } else { 5 };
     let mut came = Vec::new();
     for time in 0..times {
-        let (_, at) =
-            timeout(PATIENCE, told.recv()).await.with_context(|| format!("it came {time} times"))?.context("end")?;
+        let (_, at) = timeout(PATIENCE, told.recv())
+            .await
+            .with_context(|| format!("the task came only {time} times"))?
+            .context("the worker has ended")?;
         came.push(at);
     }
     let pauses: Vec<_> = came.windows(2).map(|times| times[1] - times[0]).collect();
-    // At once; then after 1 s, 2 s, 4 s.
+    // It comes back at once, then after 1 s, 2 s and 4 s.
     for (pause, least) in pauses.iter().zip([0, 1, 2, 4]) {
         ensure!(*pause >= Duration::from_secs(least), "{pauses:?}");
     }
     if counts {
-        // An older RabbitMQ counts each return, and has a dead-letter exchange for what is over the limit.
+        // An older RabbitMQ counts each return, and dead-letters the message when the limit is exceeded.
         next(&mut failed).await?;
     }
     channel.publish(to("jobs"), plain(), json!({"fails": false}).to_string()).await?;
@@ -96,7 +98,7 @@ async fn a_message_may_fail_25_times_in_a_handler_where_rabbitmq_does_not_count_
     Ok(())
 }
 
-/// A lost channel counts on every RabbitMQ that we know: the message is not lost if there is a dead-letter exchange.
+/// Every RabbitMQ version tested so far counts a lost channel. With a dead-letter exchange the message is not lost.
 #[tokio::test]
 async fn a_message_whose_connection_is_lost_again_and_again_is_dead_lettered() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -115,7 +117,7 @@ async fn a_message_whose_connection_is_lost_again_and_again_is_dead_lettered() -
     let dead = loop {
         tokio::select! {
             job = jobs.try_next() => {
-                let job = job?.context("the stream ended")?;
+                let job = job?.context("the stream has ended")?;
                 fixture.host.close_all_connections().await?;
                 drop(job);
             }
@@ -128,7 +130,7 @@ async fn a_message_whose_connection_is_lost_again_and_again_is_dead_lettered() -
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_gives_back_at_once_what_waits_for_its_next_chance() -> Result<()> {
+async fn a_worker_that_stops_gives_back_at_once_the_tasks_that_wait_for_another_attempt() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let (stop, stopped) = oneshot::channel::<()>();
@@ -144,20 +146,20 @@ async fn a_worker_that_stops_gives_back_at_once_what_waits_for_its_next_chance()
     };
     let working = tokio::spawn(Worker::new(&channel, subscribe).await?.run_until(handler, stopped));
     channel.publish(to("tasks"), plain(), "{}").await?;
-    // The fifth time it waits for eight seconds.
+    // After the fifth attempt it waits for eight seconds.
     for _ in 0..5 {
         timeout(PATIENCE, told.recv()).await?.context("the worker has ended")?;
     }
     let since = Instant::now();
     drop(stop);
     timeout(PATIENCE, working).await???;
-    ensure!(since.elapsed() < Duration::from_secs(6), "it has waited for {:?}", since.elapsed());
+    ensure!(since.elapsed() < Duration::from_secs(6), "the worker waited for {:?}", since.elapsed());
     let task = loop {
-        // It was sent on another channel, and may be there a moment later.
+        // The message was given back on another channel, so it may arrive a moment later.
         if let Some(task) = channel.get(BasicGetArguments::new("tasks")).await? {
             break task;
         }
-        ensure!(since.elapsed() < PATIENCE, "the task is gone");
+        ensure!(since.elapsed() < PATIENCE, "the task is lost");
     };
     ensure!(task.text() == "{}", "{}", task.text());
     task.ack().await?;

@@ -17,7 +17,7 @@ use crate::{Fixture, consume, expect_empty, next, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The two ways in which replies come.
+/// The two ways to receive replies.
 #[derive(Clone, Copy, Debug)]
 pub enum Replies {
     Queue,
@@ -40,10 +40,10 @@ async fn requests(channel: SetupChannel) -> common::Result<BasicConsumeArguments
     Ok(BasicConsumeArguments::new("double", ""))
 }
 
-/// Doubles a number; knows no other text but `panic`.
+/// Doubles a number. Panics on the text `panic`, and fails on any other text.
 async fn double(request: Message) -> Result<String, std::num::ParseIntError> {
     let text = request.text();
-    assert_ne!(text, "panic", "a panic of the test's");
+    assert_ne!(text, "panic", "the test panics on purpose");
     Ok((2 * text.parse::<i64>()?).to_string())
 }
 
@@ -83,15 +83,15 @@ async fn each_of_many_calls_gets_its_own_reply() -> Result<()> {
             calls.spawn(async move { (number, client.call("double", number.to_string(), PATIENCE).await) });
         }
         for (number, reply) in calls.join_all().await {
-            ensure!(reply?.text() == (2 * number).to_string(), "another one's reply for {number}");
+            ensure!(reply?.text() == (2 * number).to_string(), "the call for {number} got the reply of another call");
         }
-        ensure!(client.pending() == 0, "{} calls are left", client.pending());
+        ensure!(client.pending() == 0, "{} calls are still pending", client.pending());
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn an_error_and_a_panic_are_error_replies_and_the_server_goes_on() -> Result<()> {
+async fn an_error_and_a_panic_are_error_replies_and_the_server_still_works() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     serve(&channel).await?;
@@ -105,14 +105,14 @@ async fn an_error_and_a_panic_are_error_replies_and_the_server_goes_on() -> Resu
 }
 
 #[tokio::test]
-async fn a_call_to_nobody_fails_at_once() -> Result<()> {
+async fn a_call_to_a_missing_queue_fails_at_once() -> Result<()> {
     let fixture = Fixture::new().await?;
     for replies in BOTH {
         let client = replies.client(&fixture.channel().await?).await?;
         let since = Instant::now();
-        let error = client.call("nobody", "x", PATIENCE).await.expect_err("no queue");
+        let error = client.call("nobody", "x", PATIENCE).await.expect_err("the queue should be missing");
         ensure!(matches!(error, Error::Unroutable(_)) && since.elapsed() < Duration::from_secs(5), "{error}");
-        ensure!(client.pending() == 0, "the call is left behind");
+        ensure!(client.pending() == 0, "the call is still pending");
     }
     Ok(())
 }
@@ -127,9 +127,9 @@ async fn a_call_without_a_server_ends_at_its_timeout_and_its_request_expires() -
     for client in [client, RpcClient::direct(&channel).await?] {
         let error = client.call("double", "1", Duration::from_millis(200)).await.expect_err("no server");
         ensure!(matches!(error, Error::Timeout { .. }), "{error}");
-        ensure!(client.pending() == 0, "the call is left behind");
+        ensure!(client.pending() == 0, "the call is still pending");
     }
-    // Their time began when they had arrived.
+    // A request expires only after it has spent its time in the queue.
     while channel.queue_declare(queue("double")).await?.messages > 0 {
         ensure!(since.elapsed() < PATIENCE, "a request is still there");
     }
@@ -137,7 +137,7 @@ async fn a_call_without_a_server_ends_at_its_timeout_and_its_request_expires() -
 }
 
 #[tokio::test]
-async fn a_dropped_call_leaves_nothing_behind_and_its_late_reply_harms_nobody() -> Result<()> {
+async fn a_dropped_call_leaves_nothing_behind_and_its_late_reply_does_no_harm() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let client = RpcClient::new(&channel).await?;
@@ -145,7 +145,7 @@ async fn a_dropped_call_leaves_nothing_behind_and_its_late_reply_harms_nobody() 
     let released = std::sync::Mutex::new(Some(released));
     let server = RpcServer::new(&channel, requests).await?;
     tokio::spawn(server.serve(move |request: Message| {
-        let wait = released.lock().expect("no panic").take();
+        let wait = released.lock().expect("no other thread has panicked").take();
         async move {
             if let Some(wait) = wait {
                 let _ = wait.await;
@@ -157,7 +157,7 @@ async fn a_dropped_call_leaves_nothing_behind_and_its_late_reply_harms_nobody() 
         let call = client.call("double", "late", PATIENCE);
         ensure!(tokio::time::timeout(Duration::from_millis(300), call).await.is_err(), "it was answered");
     }
-    ensure!(client.pending() == 0, "the call is left behind");
+    ensure!(client.pending() == 0, "the call is still pending");
     let _ = release.send(());
     ensure!(client.call("double", "next", PATIENCE).await?.text() == "next");
     Ok(())
@@ -187,7 +187,7 @@ async fn a_lost_connection_ends_all_calls(replies: Replies) -> Result<()> {
         let since = Instant::now();
         fixture.host.close_all_connections().await?;
         for outcome in calls.join_all().await {
-            let error = outcome.err().ok_or_else(|| anyhow::anyhow!("a reply from nobody"))?;
+            let error = outcome.err().ok_or_else(|| anyhow::anyhow!("a reply came, although there is no server"))?;
             ensure!(matches!(error, Error::Lost { .. } | Error::Unconfirmed { .. }), "{error}");
         }
         ensure!(since.elapsed() < Duration::from_secs(10), "after {:?}", since.elapsed());
@@ -210,7 +210,7 @@ async fn a_request_without_reply_to_gets_no_reply_and_a_vanished_client_does_no_
     channel.publish(to("double"), gone, "1").await?;
     let client = RpcClient::new(&channel).await?;
     ensure!(client.call("double", "21", PATIENCE).await?.text() == "42");
-    // All are acknowledged when it has ended.
+    // The server acknowledges all requests before it ends.
     drop(stop);
     serving.await??;
     fixture.connections.close_all().await?;
@@ -218,7 +218,7 @@ async fn a_request_without_reply_to_gets_no_reply_and_a_vanished_client_does_no_
     expect_empty(&again.channel("look").await?, "double").await
 }
 
-/// The queue for replies confirms nothing, as one without its majority does.
+/// The queue for replies does not confirm messages, like a quorum queue without its majority.
 #[tokio::test]
 async fn a_request_whose_reply_is_not_confirmed_goes_back_and_is_answered_again() -> Result<()> {
     let fixture = Fixture::with(|options| options.operation_timeout(Duration::from_secs(3))).await?;
@@ -243,7 +243,8 @@ async fn a_request_whose_reply_is_not_confirmed_goes_back_and_is_answered_again(
     replies("suspend").await?;
     channel.publish(to("double"), plain().with_reply_to("replies").finish(), "again").await?;
     for redelivered in [false, true] {
-        let begun = tokio::time::timeout(PATIENCE, beginnings.recv()).await.context("it did not go back")?;
+        let begun =
+            tokio::time::timeout(PATIENCE, beginnings.recv()).await.context("the request did not come again")?;
         ensure!(begun == Some(redelivered), "{begun:?}");
     }
     replies("resume").await?;
@@ -251,7 +252,7 @@ async fn a_request_whose_reply_is_not_confirmed_goes_back_and_is_answered_again(
     for _ in 0..2 {
         ensure!(next(&mut answers).await?.text() == "again");
     }
-    // What it was asked is acknowledged when it has ended.
+    // The server acknowledges the request before it ends.
     drop(stop);
     serving.await??;
     expect_empty(&channel, "double").await
@@ -267,7 +268,7 @@ async fn a_server_that_forgets_the_correlation_id_is_named_as_the_cause() -> Res
         let patience = Duration::from_secs(2);
         let (outcome, replied) = tokio::join!(client.call("forgetful", "x", patience), async {
             let request = next(&mut requests).await?;
-            let reply_to = request.properties.reply_to().context("no reply queue")?;
+            let reply_to = request.properties.reply_to().context("the request has no `reply_to`")?;
             let mut reply = plain();
             if let Some(id) = id {
                 reply.with_correlation_id(id);
@@ -276,17 +277,17 @@ async fn a_server_that_forgets_the_correlation_id_is_named_as_the_cause() -> Res
             anyhow::Ok(())
         });
         replied?;
-        let error = outcome.expect_err("no reply of its own").to_string();
+        let error = outcome.expect_err("the reply is not for this call").to_string();
         ensure!(error.contains("meanwhile 1 came without a request's `correlation_id`"), "{error}");
     }
-    let error = client.call("forgetful", "x", Duration::from_millis(300)).await.expect_err("nobody answers");
+    let error = client.call("forgetful", "x", Duration::from_millis(300)).await.expect_err("no server answers");
     ensure!(error.to_string().contains("is a server running"), "{error}");
     Ok(())
 }
 
-/// RabbitMQ without memory does not read what a publisher sends, and does not say so.
+/// RabbitMQ that is short of memory stops reading from publishers, and may not say so.
 #[tokio::test]
-async fn a_call_to_a_broker_without_memory_says_that_it_may_be_so() -> Result<()> {
+async fn a_call_to_a_broker_without_memory_names_this_as_the_possible_cause() -> Result<()> {
     let broker = testbed::Broker::start().await?;
     let connections = common::ConnectionManager::new(broker.url().parse()?);
     let channel = connections.channel("test").await?;
@@ -294,7 +295,7 @@ async fn a_call_to_a_broker_without_memory_says_that_it_may_be_so() -> Result<()
         let client = replies.client(&channel).await?;
         channel.queue_declare(queue("double")).await?;
         broker.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1"]).await?;
-        // The first message meets no alarm yet, or is the one over which the connection is blocked.
+        // The first message may arrive before the alarm, or it may be the one that makes RabbitMQ block the connection.
         let since = Instant::now();
         let error = loop {
             match client.call("double", "1", Duration::from_secs(1)).await.expect_err("no server").to_string() {

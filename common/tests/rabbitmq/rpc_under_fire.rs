@@ -25,7 +25,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A connection of its own, behind a proxy of its own.
+/// A separate connection, behind its own proxy.
 struct Line {
     proxy: Proxy,
     channel: Channel,
@@ -54,7 +54,7 @@ async fn many_requests(channel: SetupChannel) -> common::Result<BasicConsumeArgu
     Ok(arguments)
 }
 
-/// Serves, and counts what it serves.
+/// Serves requests, and counts them.
 async fn serve(channel: &Channel) -> Result<Arc<AtomicUsize>> {
     let served = Arc::new(AtomicUsize::new(0));
     let count = served.clone();
@@ -76,7 +76,7 @@ async fn ten_thousand_calls_end_while_connections_break_with_direct_replies() ->
     ten_thousand_calls(Replies::Direct).await
 }
 
-/// 500 at a time, two servers, and after each 500 of them one of the three connections breaks.
+/// 500 calls at a time, and two servers. After every 500 calls one of the three connections breaks.
 async fn ten_thousand_calls(replies: Replies) -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let (one, other, asking) = (Line::new(&host).await?, Line::new(&host).await?, Line::new(&host).await?);
@@ -87,13 +87,13 @@ async fn ten_thousand_calls(replies: Replies) -> Result<()> {
         let client = client.clone();
         calls.spawn(async move { (number, client.call("echo", number.to_string(), PATIENCE).await) });
         while calls.len() >= 500 || (number == 9_999 && !calls.is_empty()) {
-            let (number, outcome) = calls.join_next().await.context("no call")??;
+            let (number, outcome) = calls.join_next().await.context("no call is pending")??;
             match outcome {
                 Ok(reply) => {
                     ensure!(reply.text() == number.to_string(), "the answer to {number} is {}", reply.text());
                     answered += 1;
                 }
-                // Its connection broke.
+                // The connection of this call broke.
                 Err(Error::Lost { .. } | Error::Unconfirmed { .. }) => lost += 1,
                 Err(error) => return Err(error.into()),
             }
@@ -114,7 +114,7 @@ async fn ten_thousand_calls(replies: Replies) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_server_that_dies_between_reply_and_acknowledgement_causes_a_second_reply_that_harms_nobody() -> Result<()> {
+async fn a_server_that_dies_between_reply_and_acknowledgement_causes_a_second_reply_that_does_no_harm() -> Result<()> {
     for replies in BOTH {
         let fixture = Fixture::new().await?;
         let channel = fixture.channel().await?;
@@ -127,8 +127,8 @@ async fn a_server_that_dies_between_reply_and_acknowledgement_causes_a_second_re
         });
 
         let request = next(&mut requests).await?;
-        let reply_to = request.properties.reply_to().context("no reply queue")?;
-        let id = request.properties.correlation_id().context("no correlation id")?;
+        let reply_to = request.properties.reply_to().context("the request has no `reply_to`")?;
+        let id = request.properties.correlation_id().context("the request has no `correlation_id`")?;
         let to = BasicPublishArguments::new("", reply_to);
         dying.channel.publish(to, plain().with_correlation_id(id).finish(), "first answer").await?;
         ensure!(call.await??.text() == "first answer");
@@ -142,15 +142,15 @@ async fn a_server_that_dies_between_reply_and_acknowledgement_causes_a_second_re
         };
         tokio::spawn(RpcServer::new(&channel, many_requests).await?.serve(answer));
         ensure!(asked.recv().await == Some(true), "the request did not come again");
-        // The second reply comes before this one, on the same way.
+        // The second reply arrives before this one, because both take the same way.
         ensure!(client.call("echo", "next", PATIENCE).await?.text() == "next");
-        ensure!(client.pending() == 0, "a call is left behind");
+        ensure!(client.pending() == 0, "a call is still pending");
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn a_server_that_is_stopped_answers_what_it_has_begun_and_leaves_the_rest_to_others() -> Result<()> {
+async fn a_server_that_is_stopped_answers_the_requests_it_has_begun_and_leaves_the_rest_to_others() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let client = Replies::Queue.client(&channel).await?;
@@ -175,13 +175,13 @@ async fn a_server_that_is_stopped_answers_what_it_has_begun_and_leaves_the_rest_
         let client = client.clone();
         calls.spawn(async move { client.call("echo", number.to_string(), PATIENCE).await });
     }
-    // As many as the prefetch.
+    // Wait until the server has begun as many requests as its prefetch.
     for _ in 0..2 {
-        beginnings.recv().await.context("not begun")?;
+        beginnings.recv().await.context("the server has ended")?;
     }
     drop(stop);
     while channel.queue_declare(queue("echo")).await?.consumers > 0 {}
-    ensure!(!serving.is_finished(), "it has not waited");
+    ensure!(!serving.is_finished(), "the server ended too early");
     go.add_permits(2);
     timeout(PATIENCE, serving).await???;
     let waiting = channel.queue_declare(queue("echo")).await?;
@@ -224,25 +224,25 @@ async fn a_server_works_on_no_more_than_its_prefetch_even_after_losses() -> Resu
         calls.spawn(async move { (number, client.call("echo", number.to_string(), PATIENCE).await) });
     }
     for _ in 0..2 {
-        beginnings.recv().await.context("not begun")?;
+        beginnings.recv().await.context("the server has ended")?;
     }
     for _ in 0..3 {
         serving.proxy.cut();
         while asking.channel.queue_declare(queue("echo")).await?.consumers > 0 {}
-        // It is back, and has as many again.
+        // The server has reconnected, and RabbitMQ sends it as many requests as before.
         while asking.channel.queue_declare(queue("echo")).await?.consumers == 0 {}
     }
     go.add_permits(1_000);
     for (number, reply) in calls.join_all().await {
-        ensure!(reply?.text() == number.to_string(), "another one's reply for {number}");
+        ensure!(reply?.text() == number.to_string(), "the call for {number} got the reply of another call");
     }
     ensure!(most.load(Ordering::SeqCst) == 2, "{} at a time", most.load(Ordering::SeqCst));
     Ok(())
 }
 
 #[tokio::test]
-async fn a_reply_that_is_too_large_becomes_an_error_reply_and_harms_no_other() -> Result<()> {
-    // RabbitMQ 4's own limit, on a broker of its own: that of 3.x is 128 MiB.
+async fn a_reply_that_is_too_large_becomes_an_error_reply_and_does_not_affect_others() -> Result<()> {
+    // This is the default limit of RabbitMQ 4. It needs a private broker, because the default of 3.x is 128 MiB.
     let broker = Broker::builder().configuration("max_message_size = 16777216").start().await?;
     let connections = ConnectionManager::new(broker.url().parse()?);
     let channel = connections.channel("server").await?;
@@ -261,7 +261,7 @@ async fn a_reply_that_is_too_large_becomes_an_error_reply_and_harms_no_other() -
         match (body, reply) {
             ("large", Err(Error::Remote(error))) => ensure!(error.message.contains("larger than"), "{error}"),
             ("small", Ok(reply)) => ensure!(reply.body.len() == 10),
-            (body, reply) => anyhow::bail!("{body}: {:?}", reply.map(|reply| reply.body.len())),
+            (body, reply) => anyhow::bail!("{body}: unexpected: {:?}", reply.map(|reply| reply.body.len())),
         }
     }
     Ok(())

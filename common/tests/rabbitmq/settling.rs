@@ -1,4 +1,4 @@
-//! Acknowledgement: once, in time, and what a handler's outcome does.
+//! Acknowledgement: only once, only in time, and decided by a handler's outcome.
 
 use amqprs::channel::{BasicConsumeArguments, BasicGetArguments};
 use anyhow::{Context, Result, ensure};
@@ -18,7 +18,7 @@ async fn ack_forgets_nack_and_reject_requeue_or_drop() -> Result<()> {
 
     got(&channel).await?.nack(true).await?;
     let again = got(&channel).await?;
-    ensure!(again.redelivered, "not marked as redelivered");
+    ensure!(again.redelivered, "it is not marked as redelivered");
     again.reject(true).await?;
     got(&channel).await?.ack().await?;
     expect_empty(&channel, "q").await?;
@@ -41,10 +41,10 @@ async fn ack_multiple_settles_the_earlier_ones_and_settling_one_of_them_is_a_loc
     let fourth = next(&mut consumer).await?;
     third.ack_multiple().await?;
     for earlier in [first, second] {
-        let error = earlier.ack().await.expect_err("settled before");
+        let error = earlier.ack().await.expect_err("it was settled before");
         ensure!(matches!(error, Error::Invalid(_)), "{error}");
     }
-    // The channel lives on.
+    // The channel still works.
     ensure!(fourth.ack().await? == Settlement::Sent);
     filled(&channel, "q", ["more".to_owned()]).await?;
     next(&mut consumer).await?.ack().await?;
@@ -68,7 +68,7 @@ async fn only_a_delivery_that_nothing_has_settled_is_warned_of_when_it_is_droppe
 }
 
 #[tokio::test]
-async fn settling_after_the_loss_of_the_connection_is_too_late_and_no_error() -> Result<()> {
+async fn settling_after_the_loss_of_the_connection_is_too_late_but_not_an_error() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     filled(&channel, "q", ["x".to_owned()]).await?;
@@ -76,10 +76,10 @@ async fn settling_after_the_loss_of_the_connection_is_too_late_and_no_error() ->
     for _ in 0..3 {
         let delivery = next(&mut consumer).await?;
         fixture.host.close_all_connections().await?;
-        // The next delivery proves that the loss is known: it comes over the new connection.
+        // The next delivery comes over the new connection, which proves that the loss is known.
         let again = next(&mut consumer).await?;
         ensure!(again.redelivered && again.text() == "x", "{again:?}");
-        ensure!(delivery.ack().await? == Settlement::TooLate, "an ack over a lost connection");
+        ensure!(delivery.ack().await? == Settlement::TooLate, "it was acknowledged over a lost connection");
         again.nack(true).await?;
     }
     next(&mut consumer).await?.ack().await?;
@@ -124,7 +124,7 @@ async fn a_failed_handler_rejects_requeues_or_requeues_once() -> Result<()> {
         Err(Error::other("no"))
     }
     async fn panicking(_: Message) -> Result<(), Error> {
-        panic!("a panic of the test's")
+        panic!("the test panics on purpose")
     }
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
@@ -155,7 +155,7 @@ async fn a_body_is_read_as_text_or_json() -> Result<()> {
 
     let json = got(&channel).await?;
     ensure!(json.json::<serde_json::Value>()?["x"] == 6, "{json:?}");
-    ensure!(json.json::<Vec<u8>>().is_err(), "an object is no list");
+    ensure!(json.json::<Vec<u8>>().is_err(), "an object is not a list");
     json.ack().await?;
     let text = got(&channel).await?;
     ensure!(text.text() == "a\u{fffd}b", "{text:?}");

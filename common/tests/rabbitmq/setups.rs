@@ -1,4 +1,4 @@
-//! Functions of the program's own, run by the library: whatever they do, nothing hangs, and nobody else suffers.
+//! Setup functions of the program, which the library runs: whatever they do, nothing hangs, and other channels still work.
 
 use std::{
     future::pending,
@@ -18,19 +18,19 @@ use crate::{Fixture, consume, expect_in, next, plain, queue, to};
 
 const ROOM: Duration = Duration::from_secs(30);
 
-async fn bench_with_short_deadlines() -> Result<Fixture> {
+async fn fixture_with_short_deadlines() -> Result<Fixture> {
     Fixture::with(|options| options.operation_timeout(Duration::from_secs(2))).await
 }
 
-/// Cuts the connection and waits for the next one.
+/// Cuts the connection and waits until the client has noticed the loss.
 async fn cut(fixture: &Fixture) -> Result<()> {
     let mut events = fixture.connections.events();
     fixture.host.close_all_connections().await?;
-    while !matches!(timeout(ROOM, events.next()).await?.context("closed")?, Event::Lost(_)) {}
+    while !matches!(timeout(ROOM, events.next()).await?.context("the manager is closed")?, Event::Lost(_)) {}
     Ok(())
 }
 
-/// Publishes as soon as the channel is back.
+/// Publishes as soon as the channel works again.
 async fn publish(channel: &Channel, name: &str, body: &str) -> Result<()> {
     Ok(timeout(ROOM, channel.publish_at_least_once(to(name), plain(), body)).await??)
 }
@@ -52,7 +52,7 @@ async fn a_setup_dropped_half_way_leaves_nothing_behind() -> Result<()> {
         }
     });
     tokio::select! {
-        outcome = hangs => anyhow::bail!("{outcome:?}"),
+        outcome = hangs => anyhow::bail!("the setup ended: {outcome:?}"),
         _ = beginning.recv() => {}
     }
     timeout(ROOM, channel.setup(|channel| async move { channel.queue_declare(queue("q")).await.map(drop) })).await??;
@@ -61,7 +61,7 @@ async fn a_setup_dropped_half_way_leaves_nothing_behind() -> Result<()> {
     publish(&channel, "q", "after").await?;
     expect_in(&channel, "q", "before").await?;
     expect_in(&channel, "q", "after").await?;
-    ensure!(runs.load(Ordering::Relaxed) == 1, "the dropped one ran again");
+    ensure!(runs.load(Ordering::Relaxed) == 1, "the dropped setup ran again");
     Ok(())
 }
 
@@ -70,12 +70,13 @@ async fn a_setup_that_panics_before_its_async_block_is_an_error_to_its_caller() 
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     fn panics(_: SetupChannel) -> std::future::Ready<common::Result<()>> {
-        panic!("as told to")
+        panic!("the test panics on purpose")
     }
-    let error = timeout(ROOM, channel.setup(panics)).await?.expect_err("it panicked");
+    let error = timeout(ROOM, channel.setup(panics)).await?.expect_err("it should panic");
     ensure!(error.to_string().contains("panicked"), "{error}");
-    let subscribe = |_| -> std::future::Ready<common::Result<BasicConsumeArguments>> { panic!("as told to") };
-    let error = timeout(ROOM, channel.consume(subscribe)).await?.err().context("it panicked")?;
+    let subscribe =
+        |_| -> std::future::Ready<common::Result<BasicConsumeArguments>> { panic!("the test panics on purpose") };
+    let error = timeout(ROOM, channel.consume(subscribe)).await?.err().context("it should panic")?;
     ensure!(error.to_string().contains("panicked"), "{error}");
     channel.queue_declare(queue("q")).await?;
     publish(&channel, "q", "x").await?;
@@ -83,15 +84,15 @@ async fn a_setup_that_panics_before_its_async_block_is_an_error_to_its_caller() 
     Ok(timeout(ROOM, fixture.connections.close_all()).await??)
 }
 
-/// Whatever goes wrong at a later run is retried: here by a panic, an error and an endless wait, before it succeeds.
+/// A later run that fails is repeated. Here it fails with a panic, an error and an endless wait, before it succeeds.
 #[tokio::test]
 async fn a_setup_that_fails_at_later_runs_is_run_again() -> Result<()> {
-    let fixture = bench_with_short_deadlines().await?;
+    let fixture = fixture_with_short_deadlines().await?;
     let channel = fixture.channel().await?;
     let (steps, subscriptions) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     async fn misbehave(run: usize) -> common::Result<()> {
         match run {
-            1 => panic!("as told to"),
+            1 => panic!("the test panics on purpose"),
             2 => Err(Error::other("as told to")),
             3 => pending().await,
             _ => Ok(()),
@@ -122,20 +123,23 @@ async fn a_setup_that_fails_at_later_runs_is_run_again() -> Result<()> {
     publish(&channel, "steps", "x").await?;
     publish(&channel, "q", "y").await?;
     ensure!(next(&mut consumer).await?.text() == "y");
-    ensure!(steps.load(Ordering::Relaxed) == 6 && subscriptions.load(Ordering::Relaxed) == 6, "not all runs");
+    ensure!(
+        steps.load(Ordering::Relaxed) == 6 && subscriptions.load(Ordering::Relaxed) == 6,
+        "not all runs took place"
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn a_setup_that_never_ends_ends_by_its_deadline_and_closing_does_not_wait_for_it() -> Result<()> {
-    let fixture = bench_with_short_deadlines().await?;
+    let fixture = fixture_with_short_deadlines().await?;
     let channel = fixture.channel().await?;
     let error = timeout(ROOM, channel.setup(|_| pending())).await?.expect_err("it never ends");
     ensure!(matches!(error, Error::Timeout { .. }) && error.to_string().contains("a setup function"), "{error}");
     let error = timeout(ROOM, channel.consume(|_| pending())).await?.err().context("it never ends")?;
     ensure!(matches!(error, Error::Timeout { .. }) && error.to_string().contains("a setup function"), "{error}");
 
-    // The deadline is long now; closing is what ends them.
+    // Now the deadline is long, so only closing ends them.
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let setting_up = tokio::spawn({
@@ -183,10 +187,10 @@ async fn a_setup_that_uses_its_own_channel_is_refused_at_its_first_run() -> Resu
                 }
             }
         };
-        let error = timeout(ROOM, channel.setup(step)).await?.expect_err("refused");
+        let error = timeout(ROOM, channel.setup(step)).await?.expect_err("it should be refused");
         ensure!(error.to_string() == "refused", "{way}: {error}");
     }
-    // Another channel is no trouble, at later runs neither.
+    // Using another channel works, also at later runs.
     let other = fixture.connections.channel("other").await?;
     let step = move |_| {
         let other = other.clone();
@@ -199,9 +203,9 @@ async fn a_setup_that_uses_its_own_channel_is_refused_at_its_first_run() -> Resu
     expect_in(&channel, "q", "set up").await
 }
 
-/// With a heartbeat of 2 s RabbitMQ gives up on a connection after 4 s or 5.
+/// With a heartbeat of 2 s RabbitMQ closes a silent connection after 4 s or 5 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_setup_that_blocks_stops_no_heartbeat() -> Result<()> {
+async fn a_setup_that_blocks_does_not_stop_the_heartbeats() -> Result<()> {
     let fixture = Fixture::with(|options| options.heartbeat(2).expect("2 is allowed")).await?;
     let channel = fixture.channel().await?;
     let mut events = fixture.connections.events();
@@ -216,7 +220,7 @@ async fn a_setup_that_blocks_stops_no_heartbeat() -> Result<()> {
 }
 
 #[test]
-fn what_a_setup_spawns_belongs_to_the_program() -> Result<()> {
+fn a_task_that_a_setup_spawns_belongs_to_the_program() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let fixture = Fixture::new().await?;
@@ -235,7 +239,7 @@ fn what_a_setup_spawns_belongs_to_the_program() -> Result<()> {
         fixture.channel().await?.setup(spawns).await?;
         timeout(ROOM, fixture.connections.close_all()).await??;
         closed.send(())?;
-        ensure!(timeout(ROOM, receiver.recv()).await?.is_some(), "it died with the connection");
+        ensure!(timeout(ROOM, receiver.recv()).await?.is_some(), "the task ended with the connection");
         Ok(())
     })
 }
@@ -243,7 +247,7 @@ fn what_a_setup_spawns_belongs_to_the_program() -> Result<()> {
 #[test]
 fn when_the_programs_runtime_is_gone_the_setup_says_so() -> Result<()> {
     let second = tokio::runtime::Runtime::new()?;
-    let fixture = second.block_on(bench_with_short_deadlines())?;
+    let fixture = second.block_on(fixture_with_short_deadlines())?;
     let first = tokio::runtime::Runtime::new()?;
     let channel = first.block_on(async {
         let channel = fixture.channel().await?;
@@ -253,7 +257,7 @@ fn when_the_programs_runtime_is_gone_the_setup_says_so() -> Result<()> {
     drop(first);
     second.block_on(async {
         cut(&fixture).await?;
-        // The channel is never ready again; its calls say why.
+        // The channel is never ready again. The errors of its calls say why.
         let error = timeout(ROOM, async {
             loop {
                 match channel.publish(to("q"), plain(), "x").await {
@@ -278,15 +282,15 @@ async fn outside_a_runtime_a_setup_is_refused() -> Result<()> {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         setup.poll(&mut context)
     });
-    match outcome.join().map_err(|_| anyhow::anyhow!("it panicked"))? {
+    match outcome.join().map_err(|_| anyhow::anyhow!("the setup panicked"))? {
         std::task::Poll::Ready(Err(Error::Invalid(_))) => Ok(()),
-        other => anyhow::bail!("{other:?}"),
+        other => anyhow::bail!("unexpected: {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn ready_waits_until_all_channels_and_consumers_are_back() -> Result<()> {
-    let fixture = bench_with_short_deadlines().await?;
+async fn ready_waits_until_all_channels_and_consumers_work_again() -> Result<()> {
+    let fixture = fixture_with_short_deadlines().await?;
     fixture.connections.ready().await?;
     let (open, opened) = tokio::sync::watch::channel(true);
     let mut kept = Vec::new();
@@ -307,7 +311,7 @@ async fn ready_waits_until_all_channels_and_consumers_are_back() -> Result<()> {
     ensure!(matches!(error, Error::Timeout { .. }), "{error}");
     open.send(true)?;
     timeout(ROOM, fixture.connections.ready()).await??;
-    // Those that are gone are not waited for.
+    // `ready` does not wait for consumers that are dropped.
     kept.pop();
     cut(&fixture).await?;
     timeout(ROOM, fixture.connections.ready()).await??;

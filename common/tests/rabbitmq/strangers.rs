@@ -1,4 +1,4 @@
-//! What strangers put into a queue: it ends no program, loses no other message, and writes on no terminal as it likes.
+//! Messages from other programs, with any content: they do not end a program, lose other messages, or control a terminal.
 
 use std::time::Duration;
 
@@ -22,19 +22,20 @@ use crate::{Fixture, consume, expect_empty, expect_in, next, plain, queue, to};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Such a header, and one beside it that is as usual.
+/// The nested header, together with a usual one.
 fn deep(nested: Vec<u8>) -> Vec<u8> {
     [short("b"), b"t\x01".to_vec(), nested].concat()
 }
 
-/// Deep enough for each stack but ours, debug build or release; RabbitMQ takes seconds for the deepest that a frame can hold.
+/// Too deep for every stack except the one that `common` uses, in debug and release builds. RabbitMQ needs seconds for
+/// the deepest header that a frame can hold.
 fn quite_deep() -> Vec<u8> {
     deep(tables(8_000))
 }
 
 fn ensure_shallow(message: &Message, body: &str) -> Result<()> {
     ensure!(message.text() == body, "{message:?}");
-    let headers = message.properties.headers().context("no headers")?.as_ref();
+    let headers = message.properties.headers().context("the message has no headers")?.as_ref();
     ensure!(headers.len() == 1 && headers.get(&"b".try_into()?) == Some(&FieldValue::t(true)), "{headers:?}");
     Ok(())
 }
@@ -52,7 +53,7 @@ async fn a_header_nested_as_deep_as_a_frame_allows_is_removed_from_a_delivery() 
         for _ in 0..2 {
             let delivery = next(&mut consumer).await?;
             ensure_shallow(&delivery, "deep")?;
-            // Copying and printing it is safe on the small stack of a test's thread.
+            // Copying and printing it is safe even on the small stack of a test's thread.
             ensure!(format!("{:?}{}", Message::clone(&delivery), delivery.info()).contains("{ b: true }"));
             if !auto_ack {
                 delivery.ack().await?;
@@ -75,9 +76,9 @@ async fn a_header_nested_too_deeply_is_removed_from_a_message_that_is_fetched() 
     expect_empty(&channel, "q").await
 }
 
-/// Each thread that could drop them has a stack far too small for it.
+/// The stack of each thread that could drop these messages is far too small for that.
 #[tokio::test]
-async fn deep_messages_that_nobody_reads_are_dropped_safely() -> Result<()> {
+async fn deep_messages_that_the_program_does_not_read_are_dropped_safely() -> Result<()> {
     for auto_ack in [false, true] {
         let fixture = Fixture::new().await?;
         let channel = fixture.channel().await?;
@@ -86,7 +87,7 @@ async fn deep_messages_that_nobody_reads_are_dropped_safely() -> Result<()> {
             Letter::new(quite_deep(), "deep").post(&fixture.host, "q").await?;
         }
         channel.publish(to("q"), plain(), "last").await?;
-        // One is dropped, one outlives a loss of the connection, one the end of its manager.
+        // One consumer is dropped, one survives a lost connection, and one survives its manager.
         drop(consume(&channel, "q", false).await?);
         let mut lost = consume(&channel, "q", false).await?;
         fixture.host.close_all_connections().await?;
@@ -103,7 +104,7 @@ async fn deep_messages_that_nobody_reads_are_dropped_safely() -> Result<()> {
 }
 
 #[tokio::test]
-async fn deep_requests_and_replies_are_answered_like_others() -> Result<()> {
+async fn deep_requests_and_replies_arrive_like_others() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let subscribe = |channel: SetupChannel| async move {
@@ -126,13 +127,13 @@ async fn deep_requests_and_replies_are_answered_like_others() -> Result<()> {
     let request = next(&mut requests).await?;
     let correlation_id = request.properties.correlation_id().cloned().unwrap_or_default();
     let reply = Letter { correlation_id, ..Letter::new(quite_deep(), "deep") };
-    reply.post(&fixture.host, request.properties.reply_to().context("no reply_to")?).await?;
+    reply.post(&fixture.host, request.properties.reply_to().context("the request has no `reply_to`")?).await?;
     ensure_shallow(&call.await??, "deep")?;
     fixture.connections.close_all().await?;
     Ok(serving.await??)
 }
 
-/// A program that sends on what it has received sends the message without the deep header.
+/// A program that forwards a received message forwards it without the deep header.
 #[tokio::test]
 async fn a_deep_header_is_not_sent() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -145,9 +146,10 @@ async fn a_deep_header_is_not_sent() -> Result<()> {
         Ok(plain().with_headers(table([("a", FieldValue::A(nested(levels)?))])?).finish())
     };
     channel.publish(to("q"), properties(64)?, "as deep as may be").await?;
-    let message = channel.get(BasicGetArguments::new("q").no_ack(true).finish()).await?.context("empty")?;
-    ensure!(message.properties.headers().context("no headers")?.as_ref().len() == 1, "{message:?}");
-    let error = channel.publish(to("q"), properties(65)?, "too deep").await.err().context("it was sent")?;
+    let message =
+        channel.get(BasicGetArguments::new("q").no_ack(true).finish()).await?.context("the queue is empty")?;
+    ensure!(message.properties.headers().context("the message has no headers")?.as_ref().len() == 1, "{message:?}");
+    let error = channel.publish(to("q"), properties(65)?, "too deep").await.err().context("it should be refused")?;
     ensure!(matches!(&error, Error::Invalid(text) if text.contains("header `a`")), "{error}");
     Ok(())
 }
@@ -178,7 +180,7 @@ async fn a_header_with_the_same_name_twice_can_be_sent_on() -> Result<()> {
         expect_in(&channel, "further", "in a transaction").await?;
         delivery.ack().await?;
     }
-    // Made by the program itself.
+    // A table that the program itself makes.
     let mut headers = FieldTable::new();
     headers.insert("k".try_into()?, true.into());
     headers.insert("k".try_into()?, "other".into());
@@ -225,15 +227,15 @@ async fn headers_of_every_type_are_shown_on_one_line() -> Result<()> {
     Letter::new(fields.concat(), "b").post(&fixture.host, "q").await?;
     Letter::new(Vec::new(), "none").post(&fixture.host, "q").await?;
     let info = next(&mut consumer).await?.info().to_string();
-    let shown = info.lines().find(|line| line.starts_with("headers: ")).context("no headers")?;
+    let shown = info.lines().find(|line| line.starts_with("headers: ")).context("the message has no headers")?;
     let expected = r#"headers: { array: [ ], bytes: b"\x00\xff\"a", decimal: Decimal(2, 1234), double: -1.5, float: 2.0, inner: { \u{1b}: [ false ], x: () }, long: -9223372036854775808, text: "ü \"quoted\" \u{1b}[31m\r\nforged", time: Timestamp(1700000000), void: () }"#;
     ensure!(shown == expected, "{shown}");
     ensure!(next(&mut consumer).await?.info().to_string().contains("headers: { }\n"));
     Ok(())
 }
 
-/// What was delivered before it is read; what comes behind it, on this connection, is lost with automatic
-/// acknowledgement only.
+/// The program still reads the messages delivered before it. The messages behind it, on this connection, are lost only
+/// with automatic acknowledgement.
 #[tokio::test]
 async fn a_header_that_cannot_be_decoded_is_named_as_a_possible_cause() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -242,7 +244,7 @@ async fn a_header_that_cannot_be_decoded_is_named_as_a_possible_cause() -> Resul
     let not_text = [short("h"), b"S".to_vec(), long(b"\xff\xfe")].concat();
     Letter::new(not_text, "bad").post(&fixture.host, "q").await?;
     let mut events = fixture.connections.events();
-    let error = channel.get(BasicGetArguments::new("q")).await.err().context("it was decoded")?.to_string();
+    let error = channel.get(BasicGetArguments::new("q")).await.err().context("it should not be decoded")?.to_string();
     for part in ["a message came that cannot be decoded", "first message of queue `q`", "may not be UTF-8"] {
         ensure!(error.contains(part), "{error}");
     }
@@ -254,7 +256,7 @@ async fn a_header_that_cannot_be_decoded_is_named_as_a_possible_cause() -> Resul
         }
         None
     };
-    let reason = timeout(PATIENCE, lost).await?.context("no loss")?;
+    let reason = timeout(PATIENCE, lost).await?.context("the connection was not lost")?;
     ensure!(reason.contains("a message came that cannot be decoded"), "{reason}");
     Ok(())
 }
@@ -264,11 +266,11 @@ async fn errors_show_names_and_texts_of_others_escaped() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let name = "\u{1b}[31m\nforged\u{202e}";
-    let missing = channel.get(BasicGetArguments::new(name)).await.err().context("there is such a queue")?;
+    let missing = channel.get(BasicGetArguments::new(name)).await.err().context("the queue should be missing")?;
     let returned = channel.publish(to(name).mandatory(true).finish(), plain(), "x").await;
-    let returned = returned.err().context("it was routed")?;
+    let returned = returned.err().context("the message should be unroutable")?;
     let refused = channel.publish(amqprs::channel::BasicPublishArguments::new(name, name), plain(), "x").await;
-    let refused = refused.err().context("there is such an exchange")?;
+    let refused = refused.err().context("the exchange should be missing")?;
     for error in [missing, returned, refused, Error::other(name), Error::Remote(common::RemoteError::new(name, name))] {
         for shown in [error.to_string(), format!("{error:?}")] {
             ensure!(!shown.contains(['\u{1b}', '\n', '\u{202e}']), "{shown:?}");
@@ -278,7 +280,7 @@ async fn errors_show_names_and_texts_of_others_escaped() -> Result<()> {
     Ok(())
 }
 
-/// Its handler is told the raw text, to work with.
+/// The handler gets the original text.
 #[tokio::test]
 async fn a_body_is_shown_on_one_line_and_read_as_it_came() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -292,13 +294,13 @@ async fn a_body_is_shown_on_one_line_and_read_as_it_came() -> Result<()> {
     expect_empty(&channel, "q").await
 }
 
-/// The stack for a frame's headers has its bound.
+/// The stack that reads a frame's headers has a fixed size, so the frames must have a limit.
 #[tokio::test]
 async fn a_broker_that_allows_frames_of_any_size_is_refused_in_one_sentence() -> Result<()> {
     let broker = Broker::builder().configuration("frame_max = 0").start().await?;
     let host = broker.virtual_host().await?;
     let connections = ConnectionManager::new(host.url().parse()?);
-    let error = connections.channel("test").await.err().context("it was taken")?.to_string();
+    let error = connections.channel("test").await.err().context("it should be refused")?.to_string();
     for part in ["it allows frames of any size", "set `frame_max` in rabbitmq.conf to 1048576 or less"] {
         ensure!(error.contains(part), "{error}");
     }

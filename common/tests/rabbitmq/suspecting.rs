@@ -1,4 +1,4 @@
-//! Who is suspected when the connection breaks again and again, and who is not.
+//! When the connection breaks again and again: which consumer is suspected, and which are not.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{Fixture, consume, filled, next, plain, queue, to};
 
 const ROOM: Duration = Duration::from_secs(120);
 
-/// A manager whose connections pass the proxy.
+/// A manager whose connections go through the proxy.
 async fn behind(proxy: &Proxy, fixture: &Fixture) -> Result<ConnectionManager> {
     let url =
         fixture.host.url().replace(&format!(":{}/", Broker::shared().await?.port()), &format!(":{}/", proxy.port()));
@@ -30,13 +30,15 @@ async fn a_message_that_breaks_the_connection_each_time_ends_its_consumer_and_no
     // A header that is not UTF-8: amqprs can neither decode nor send one, so it is written by hand.
     poison(&fixture, "poisoned").await?;
 
-    // It comes so soon that the first subscription may not outlive it.
+    // It may arrive so soon that the first subscription already fails.
     let error = match channel.consume(|_| async { Ok(BasicConsumeArguments::new("poisoned", "")) }).await {
         Err(error) => error,
         Ok(mut poisoned) => {
-            let error =
-                timeout(Duration::from_secs(60), poisoned.try_next()).await?.err().context("it was delivered")?;
-            ensure!(poisoned.try_next().await?.is_none(), "the stream goes on after its last error");
+            let error = timeout(Duration::from_secs(60), poisoned.try_next())
+                .await?
+                .err()
+                .context("it should not be delivered")?;
+            ensure!(poisoned.try_next().await?.is_none(), "the stream did not end after its last error");
             error
         }
     };
@@ -49,7 +51,7 @@ async fn a_message_that_breaks_the_connection_each_time_ends_its_consumer_and_no
     Ok(())
 }
 
-/// It is not the first in the queue: those before it are delivered with it, and cannot be acknowledged in time.
+/// It is not the first in the queue. The messages before it are delivered with it, and cannot be acknowledged in time.
 #[tokio::test]
 async fn a_message_that_breaks_the_connection_is_found_behind_good_ones_which_are_not_lost() -> Result<()> {
     let fixture = Fixture::with(|options| options.reconnect_interval(Duration::from_millis(300))).await?;
@@ -74,7 +76,7 @@ async fn a_message_that_breaks_the_connection_is_found_behind_good_ones_which_ar
         }
     })
     .await?
-    .context("it ended without an error")?;
+    .context("the stream ended without an error")?;
     ensure!(matches!(error, Error::Poisoned { .. }), "{error}");
     ensure!(seen.len() == 3, "{seen:?}");
     Ok(())
@@ -91,21 +93,21 @@ async fn a_message_that_breaks_the_connection_is_found_behind_a_slow_link() -> R
     let channel = connections.channel("test").await?;
     let error = match timeout(ROOM, channel.consume(|_| async { Ok(BasicConsumeArguments::new("q", "")) })).await? {
         Err(error) => error,
-        Ok(mut consumer) => timeout(ROOM, consumer.try_next()).await?.err().context("it was delivered")?,
+        Ok(mut consumer) => timeout(ROOM, consumer.try_next()).await?.err().context("it should not be delivered")?,
     };
     ensure!(matches!(error, Error::Poisoned { .. }), "{error}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_network_that_breaks_25_times_soon_after_each_recovery_ends_nobody() -> Result<()> {
+async fn a_network_that_breaks_25_times_soon_after_each_recovery_ends_no_consumer() -> Result<()> {
     let fixture = Fixture::new().await?;
     let own = fixture.channel().await?;
     let proxy = Proxy::start(fixture.host.broker().port()).await?;
     let connections = behind(&proxy, &fixture).await?;
     let channel = connections.channel("test").await?;
     let mut idle = consume(&channel, "idle", false).await?;
-    // Messages that its reader does not take: no settled delivery speaks for it.
+    // The consumer does not read these messages, so no settled delivery shows that it does not cause the losses.
     filled(&own, "unread", (0..3).map(|number| number.to_string())).await?;
     let mut unread = consume(&channel, "unread", false).await?;
     let client = RpcClient::new(&channel).await?;
@@ -114,7 +116,7 @@ async fn a_network_that_breaks_25_times_soon_after_each_recovery_ends_nobody() -
         proxy.reset();
         timeout(ROOM, async { while !matches!(events.next().await, None | Some(Event::Lost(_))) {} }).await?;
         timeout(ROOM, async { while !matches!(events.next().await, None | Some(Event::Recovered)) {} }).await?;
-        // The situation itself, and no wait for anything.
+        // This is the situation to test: the connection lasts for a short time. The test waits for nothing here.
         sleep(Duration::from_millis(150)).await;
     }
     own.publish(to("idle"), plain(), "x").await?;
@@ -128,7 +130,7 @@ async fn a_network_that_breaks_25_times_soon_after_each_recovery_ends_nobody() -
 }
 
 #[tokio::test]
-async fn a_link_cut_after_every_5_kb_delivers_all_there_is() -> Result<()> {
+async fn a_link_cut_after_every_5_kb_delivers_all_messages() -> Result<()> {
     let fixture = Fixture::new().await?;
     let own = fixture.channel().await?;
     const MESSAGES: usize = 500;
@@ -150,25 +152,25 @@ async fn a_link_cut_after_every_5_kb_delivers_all_there_is() -> Result<()> {
     let reading = async {
         let mut seen = std::collections::HashSet::new();
         while seen.len() < MESSAGES {
-            let delivery = consumer.try_next().await?.context("the stream ended")?;
+            let delivery = consumer.try_next().await?.context("the stream has ended")?;
             seen.insert(delivery.text());
             delivery.ack().await?;
         }
         Ok::<_, anyhow::Error>(())
     };
     tokio::select! {
-        () = cutting => anyhow::bail!("closed"),
+        () = cutting => anyhow::bail!("the manager is closed"),
         outcome = timeout(ROOM, reading) => outcome??,
     }
     proxy.resume();
-    ensure!(proxy.accepted() > 5, "hardly cut");
-    // The client lives, too. Its first call may meet the last cut.
+    ensure!(proxy.accepted() > 5, "the link was not cut often enough");
+    // The RPC client still works, too. The last cut may end its first call.
     timeout(ROOM, async {
         loop {
             match client.call("nobody", "x", Duration::from_secs(60)).await {
                 Err(Error::Unroutable(_)) => return Ok(()),
                 Err(Error::Lost { .. } | Error::Unconfirmed { .. }) => {}
-                other => anyhow::bail!("{other:?}"),
+                other => anyhow::bail!("unexpected: {other:?}"),
             }
         }
     })
@@ -176,7 +178,7 @@ async fn a_link_cut_after_every_5_kb_delivers_all_there_is() -> Result<()> {
     Ok(())
 }
 
-/// After a trial the whole prefetch is there again, for one who settles many at once, too.
+/// After the trial of a suspected consumer the whole prefetch counts again, also if many deliveries are settled at once.
 #[tokio::test]
 async fn after_a_trial_a_consumer_gets_its_whole_prefetch_again() -> Result<()> {
     let fixture = Fixture::new().await?;
@@ -193,13 +195,13 @@ async fn after_a_trial_a_consumer_gets_its_whole_prefetch_again() -> Result<()> 
     }
     let mut held = Vec::new();
     while held.len() < 50 {
-        held.push(timeout(ROOM, consumer.try_next()).await??.context("the stream ended")?);
+        held.push(timeout(ROOM, consumer.try_next()).await??.context("the stream has ended")?);
     }
-    held.pop().context("none")?.ack_multiple().await?;
+    held.pop().context("no delivery is held")?.ack_multiple().await?;
     Ok(())
 }
 
-/// Publishes a message with a header that is not UTF-8, over a connection of its own.
+/// Publishes a message with a header that is not UTF-8, over a separate connection.
 async fn poison(fixture: &Fixture, queue: &str) -> Result<()> {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -253,6 +255,6 @@ async fn poison(fixture: &Fixture, queue: &str) -> Result<()> {
     stream.write_all(&frame(3, 1, b"x")).await?;
     // basic.ack
     let confirm = answer(&mut stream).await?;
-    ensure!(confirm.starts_with(&[0, 60, 0, 80]), "no confirm: {confirm:?}");
+    ensure!(confirm.starts_with(&[0, 60, 0, 80]), "expected a confirm, got {confirm:?}");
     Ok(())
 }

@@ -28,7 +28,7 @@ async fn tasks(channel: SetupChannel) -> common::Result<BasicConsumeArguments> {
     Ok(BasicConsumeArguments::new("tasks", ""))
 }
 
-/// A worker that tells of each task, and does with the nth what `decide` says about n and the times it came before.
+/// A worker that reports each task. `decide` decides its outcome from its number and how often it has come before.
 async fn worker(
     channel: &Channel,
     options: Option<ProcessOptions>,
@@ -53,12 +53,12 @@ async fn worker(
 }
 
 async fn expect(told: &mut mpsc::UnboundedReceiver<u32>, n: u32) -> Result<()> {
-    let next = tokio::time::timeout(std::time::Duration::from_secs(20), told.recv()).await.context("no task")?;
+    let next = tokio::time::timeout(std::time::Duration::from_secs(20), told.recv()).await.context("no task came")?;
     ensure!(next == Some(n), "expected task {n}, got {next:?}");
     Ok(())
 }
 
-/// Nothing is left, not even unacknowledged: after all connections are closed, the queue is empty.
+/// No task is left, not even an unacknowledged one: after all connections are closed, the queue is empty.
 async fn expect_done(fixture: Fixture) -> Result<()> {
     fixture.connections.close_all().await?;
     let again = common::ConnectionManager::new(fixture.host.url().parse()?);
@@ -77,7 +77,7 @@ async fn a_task_is_persistent_json_and_without_its_queue_an_error() -> Result<()
 
     channel.queue_declare(queue("tasks")).await?;
     master.create_task("tasks", &json!({"n": 1, "a": [true, null, "ü"]})).await?;
-    let task = channel.get(BasicGetArguments::new("tasks").no_ack(true).finish()).await?.context("no task")?;
+    let task = channel.get(BasicGetArguments::new("tasks").no_ack(true).finish()).await?.context("no task came")?;
     ensure!(task.text() == r#"{"n":1,"a":[true,null,"ü"]}"#, "{}", task.text());
     ensure!(task.properties.delivery_mode() == Some(2), "{}", task.info());
     ensure!(task.properties.content_type().map(String::as_str) == Some("application/json"), "{}", task.info());
@@ -91,7 +91,7 @@ async fn a_task_that_fails_or_panics_comes_again_until_it_succeeds() -> Result<(
     let mut told = worker(&channel, None, |n, before| match before {
         0 => Err(Error::other("not yet")),
         _ => {
-            assert_ne!((n, before), (2, 1), "a panic of the test's");
+            assert_ne!((n, before), (2, 1), "the test panics on purpose");
             Ok(Outcome::Ack)
         }
     })
@@ -107,7 +107,7 @@ async fn a_task_that_fails_or_panics_comes_again_until_it_succeeds() -> Result<(
 }
 
 #[tokio::test]
-async fn a_task_may_be_given_one_more_chance_or_none() -> Result<()> {
+async fn a_failed_task_may_get_one_more_attempt_or_none() -> Result<()> {
     for (options, times) in [
         (ProcessOptions { requeue: true, reject_on_redelivered: true }, 2),
         (ProcessOptions { requeue: false, reject_on_redelivered: false }, 1),
@@ -151,7 +151,7 @@ async fn a_worker_may_reject_a_task_or_put_it_back() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_is_no_task_is_rejected_for_good() -> Result<()> {
+async fn a_message_that_is_not_a_task_is_rejected_for_good() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let mut told = worker(&channel, None, |_, _| Ok(Outcome::Ack)).await?;
@@ -164,7 +164,7 @@ async fn what_is_no_task_is_rejected_for_good() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_worker_has_as_many_tasks_as_its_prefetch_and_drains_when_stopped() -> Result<()> {
+async fn a_worker_runs_as_many_tasks_as_its_prefetch_and_finishes_them_when_it_is_stopped() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     let (begun, mut beginnings) = mpsc::unbounded_channel();
@@ -190,19 +190,22 @@ async fn a_worker_has_as_many_tasks_as_its_prefetch_and_drains_when_stopped() ->
     }
     expect(&mut beginnings, 0).await?;
     expect(&mut beginnings, 1).await?;
-    ensure!(running.load(Ordering::SeqCst) == 2 && beginnings.try_recv().is_err(), "more than the prefetch");
+    ensure!(
+        running.load(Ordering::SeqCst) == 2 && beginnings.try_recv().is_err(),
+        "it runs more tasks than its prefetch"
+    );
     go.add_permits(1);
     expect(&mut beginnings, 2).await?;
     drop(stop);
     while channel.queue_declare(queue("tasks")).await?.consumers > 0 {}
-    ensure!(!working.is_finished(), "it has not waited");
+    ensure!(!working.is_finished(), "the worker ended too early");
     go.add_permits(2);
     tokio::time::timeout(std::time::Duration::from_secs(20), working).await???;
-    ensure!(channel.queue_declare(queue("tasks")).await?.messages == 2, "tasks are lost, or have come back");
+    ensure!(channel.queue_declare(queue("tasks")).await?.messages == 2, "tasks are lost, or were requeued");
     Ok(())
 }
 
-/// Nineteen end at once, and are acknowledged with few acks; the one between them is not.
+/// Nineteen tasks end at once, and few acks acknowledge them all. The unfinished task between them stays unacknowledged.
 #[tokio::test]
 async fn an_unfinished_task_is_not_acknowledged_with_those_around_it() -> Result<()> {
     const PREFETCH: u16 = 20;
@@ -244,7 +247,7 @@ async fn an_unfinished_task_is_not_acknowledged_with_those_around_it() -> Result
     let first = u32::from(PREFETCH);
     begin(0..first, &mut beginnings).await?;
     go.add_permits(usize::from(PREFETCH) - 1);
-    // These fit into the prefetch when each of the nineteen has been acknowledged.
+    // These fit into the prefetch only when all of the nineteen are acknowledged.
     begin(first..2 * first - 1, &mut beginnings).await?;
 
     fixture.connections.close_all().await?;

@@ -153,7 +153,7 @@ async fn a_severity_given_twice_is_received_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_message_no_severity_was_bound_for_is_no_error_and_is_lost() -> Result<()> {
+async fn a_message_whose_severity_no_queue_is_bound_for_is_lost_without_an_error() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     emit(&host, "error", "to nobody").await?;
     let mut receiver = receiver(&host, &["error"]).await?;

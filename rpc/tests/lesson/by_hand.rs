@@ -61,7 +61,7 @@ async fn a_reply_with_an_unknown_correlation_id_is_ignored() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_plain_server_rejects_what_it_cannot_answer_and_goes_on() -> Result<()> {
+async fn the_plain_server_rejects_requests_it_cannot_answer_and_still_works() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut server = plain_server(&host).await?;
     let client = PlainClient::new(&host).await?;

@@ -205,7 +205,7 @@ async fn a_reply_to_another_question_is_ignored() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_too_late_does_not_work_for_nobody() -> Result<()> {
+async fn a_server_that_starts_too_late_does_not_get_an_expired_request() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     declare_queue(&host).await?;
     let start = Instant::now();

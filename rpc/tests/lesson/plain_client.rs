@@ -90,7 +90,7 @@ async fn a_reply_has_the_id_of_its_request_and_comes_through_the_default_exchang
 }
 
 #[tokio::test]
-async fn a_question_that_is_no_number_from_0_to_186_gets_an_error_and_the_server_goes_on() -> Result<()> {
+async fn a_request_that_is_not_a_number_from_0_to_186_gets_an_error_and_the_server_still_works() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let mut server = server(&host).await?;
     let mut client = PlainClient::new(&host).await?;
@@ -105,7 +105,7 @@ async fn a_question_that_is_no_number_from_0_to_186_gets_an_error_and_the_server
 }
 
 #[tokio::test]
-async fn a_huge_question_gets_an_error_and_the_server_goes_on() -> Result<()> {
+async fn a_huge_request_gets_an_error_and_the_server_still_works() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     let _server = server(&host).await?;
     let mut client = PlainClient::new(&host).await?;

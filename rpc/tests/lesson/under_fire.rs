@@ -27,7 +27,7 @@ async fn ten_thousand_calls_each_get_their_own_answer_while_servers_are_killed()
         });
         while calls.len() >= 500 || (number == 9_999 && !calls.is_empty()) {
             let (number, answer) = calls.join_next().await.context("no call")??;
-            ensure!(answer? == 3 * number, "somebody else's answer to {number}");
+            ensure!(answer? == 3 * number, "the answer to {number} is that of another call");
             answered += 1;
             if answered % 1_000 == 0 {
                 // Each server has requests that it has not answered: far more are waiting than there are servers.

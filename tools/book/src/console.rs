@@ -1,6 +1,6 @@
-//! `console` blocks as HTML. What you select in one, or copy with its button, is the commands alone.
+//! `console` blocks as HTML. If you select text in one, or copy it with its button, you get only the commands.
 //!
-//! No JavaScript of our own is needed: each command is a block of code by itself, so mdBook gives it a button of its own.
+//! No JavaScript of our own is needed: each command is a separate block of code, so mdBook gives it a button of its own.
 //! The prompt is drawn by `book.css`, and the output cannot be selected.
 
 /// One line of HTML: an empty line would end the block of HTML for Markdown.
@@ -10,7 +10,7 @@ pub fn html(block: &str) -> String {
     for (number, line) in block.lines().enumerate() {
         if let Some(command) = line.strip_prefix("$ ") {
             html += &samp(&mut output);
-            // Not highlighted: the names of programs are no keywords.
+            // Not highlighted: the names of programs are not keywords.
             html += &format!("<pre><code class=\"nohighlight\">{}</code></pre>", escaped(command));
         } else if let (0, Some(terminal)) = (number, line.strip_prefix("# ")) {
             html += &format!("<p>{}</p>", escaped(terminal));

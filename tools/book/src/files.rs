@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::texts::{Text, entry, links};
 
-/// Texts, and the files that have their pages below them; below no text is what only the front page links to.
+/// Texts, and the files whose pages stand below them. `None` stands for the files that only the front page links to.
 pub type Places<'a> = Vec<(Option<&'a Text>, Vec<String>)>;
 
 /// A chapter has all its programs, then all its examples, in the order in which its text links to them. Other files have

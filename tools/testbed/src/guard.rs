@@ -1,9 +1,9 @@
 //! Cleans up, however this process ends.
 //!
 //! Rust runs no destructors for statics, after `process::exit`, or when a process is killed. A test binary has no `main` of
-//! ours that could help. So a **guard**, a shell process, watches everything that would outlive this process. The guard reads
-//! from a pipe that only this process holds open. When this process ends, for any reason, the pipe ends, and the guard
-//! cleans up.
+//! ours that could help. So a **guard**, a shell process, watches everything that would remain after this process. The guard
+//! reads from a pipe that only this process holds open. When this process ends, for any reason, the pipe ends, and the
+//! guard cleans up.
 
 #[cfg(unix)]
 pub(crate) use unix::{Guard, Watched, watch};

@@ -97,10 +97,10 @@ async fn it_warns_when_programs_without_amqp_url_go_elsewhere() {
 #[tokio::test]
 async fn without_a_broker_within_reach_ctl_says_why() {
     // Nothing listens at port 1.
-    let nobody = ctl(&["status"]).url("amqp://ana:secret@localhost:1").run().await.unwrap();
-    assert_eq!(nobody.code, Some(1), "{nobody:?}");
-    assert!(nobody.stderr.contains("no broker answers at localhost:1"), "{nobody:?}");
-    assert!(!nobody.stderr.contains("secret"), "{nobody:?}");
+    let no_broker = ctl(&["status"]).url("amqp://ana:secret@localhost:1").run().await.unwrap();
+    assert_eq!(no_broker.code, Some(1), "{no_broker:?}");
+    assert!(no_broker.stderr.contains("no broker answers at localhost:1"), "{no_broker:?}");
+    assert!(!no_broker.stderr.contains("secret"), "{no_broker:?}");
     // A RabbitMQ that is not in a container, not started by `cargo broker`, and not installed here.
     let broker = testbed::Broker::start().await.unwrap();
     let proxy = testbed::Proxy::start(broker.port()).await.unwrap();

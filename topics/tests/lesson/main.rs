@@ -170,7 +170,7 @@ async fn a_star_is_exactly_one_word() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_hash_is_any_number_of_words_none_too() -> Result<()> {
+async fn a_hash_is_any_number_of_words_also_none() -> Result<()> {
     let keys = ["lazy", "lazy.fox", "lazy.brown.fox", "lazyish", "quick.lazy", "quick.lazy.fox"];
     tokio::try_join!(
         gets_of(&["lazy.#"], &keys, &["lazy", "lazy.fox", "lazy.brown.fox"]),
@@ -181,7 +181,7 @@ async fn a_hash_is_any_number_of_words_none_too() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_message_no_key_fits_is_no_error_and_is_lost() -> Result<()> {
+async fn a_message_whose_key_matches_no_binding_is_lost_without_an_error() -> Result<()> {
     let host = Broker::shared().await?.virtual_host().await?;
     emit(&host, "kern.critical", "to nobody").await?;
     let mut receiver = receiver(&host, &["#"]).await?;

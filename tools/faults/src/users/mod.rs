@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// A user that works before a fault and must work after it. In each round the methods are called in this order:
-/// `works`; then the fault, which the user itself makes for some faults; `notices`; the end of the fault; `is_back`.
+/// `works`, then the fault (which the user itself makes for some faults), `notices`, the end of the fault, and `is_back`.
 #[async_trait]
 pub trait User: Send {
     /// Waits until everything works.

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_answer_is_no_version() {
+    fn a_cut_answer_is_not_a_version() {
         assert_eq!(server_version(b"\x07versionS\x00\x00\x00\x054.3"), None);
         assert_eq!(server_version(b"\x07versionS\x00"), None);
         assert_eq!(server_version(b""), None);

@@ -145,7 +145,7 @@ impl Ports {
         Ok(running)
     }
 
-    /// Runs a program that ends by itself. It must print these lines.
+    /// Runs a program until it ends without Ctrl-C. It must print these lines.
     async fn run(
         &self,
         port: Port,
