@@ -1,4 +1,4 @@
-//! Consumers: prefetch, cancelling, requeueing, and streams.
+//! Consumers: prefetch, cancelling, requeuing, and streams.
 
 use std::time::Duration;
 

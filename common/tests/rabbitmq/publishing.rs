@@ -141,7 +141,7 @@ async fn publishing_to_a_missing_exchange_is_an_error_and_the_channel_still_work
 }
 
 #[tokio::test]
-async fn closing_loses_nothing_that_was_enqueued() -> Result<()> {
+async fn closing_loses_nothing_that_was_published() -> Result<()> {
     let fixture = Fixture::new().await?;
     let channel = fixture.channel().await?;
     channel.queue_declare(queue("q")).await?;
