@@ -296,7 +296,7 @@ impl Receipt {
         // Deciding and sending are one step. A tag below one that was settled with `multiple` would close the channel
         // (406).
         let deadline = session.deadline();
-        let Some(_in_order) = by(deadline, session.in_order()).await else { return Err(self.stuck(&session)) };
+        let Some(_in_order) = session.in_order(deadline).await else { return Err(self.stuck(&session)) };
         if session.is_lost() {
             self.session = None;
             tracing::info!("delivery {tag} is settled too late: its channel has ended, and RabbitMQ delivers it again");

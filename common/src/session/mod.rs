@@ -36,6 +36,7 @@ use crate::{
         channel_numbers::Number,
         live::{ConnectionState, LiveConnection},
     },
+    deadline::by,
     error::{Error, Result},
     session::{events::SessionEvents, state::SessionState},
 };
@@ -45,6 +46,8 @@ pub(crate) struct Session {
     pub state: Arc<SessionState>,
     /// In confirm mode.
     confirms: AtomicBool,
+    /// This program is closing it.
+    is_closing: AtomicBool,
     /// The prefetch, once it has been set. 0 means no limit.
     pub prefetch: std::sync::Mutex<Option<u16>>,
     /// The last declared queue. In AMQP the name "" stands for it (`queue.bind`, `basic.consume`).
@@ -103,6 +106,7 @@ impl Session {
             open,
             state: Arc::default(),
             confirms: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
             prefetch: std::sync::Mutex::default(),
             last_queue: std::sync::Mutex::default(),
             own_queues: std::sync::Mutex::default(),
@@ -200,7 +204,8 @@ impl Session {
         let deadline = Instant::now() + self.timeout;
         // When this lock is free, tasks that published or settled have sent everything. Later ones find the channel
         // closed: RabbitMQ closes the whole connection (504) if a message or an ack follows the close.
-        let _in_order = timeout_at(deadline, self.in_order()).await;
+        self.is_closing.store(true, Ordering::Relaxed);
+        let _in_order = by(deadline, self.state.order.lock()).await;
         if !self.is_lost()
             && let Some(closing) = self.open.close()
         {
@@ -222,9 +227,15 @@ impl Session {
         self.state.closed.is_lost()
     }
 
-    /// For publishing and settling, one at a time, in the order on the wire.
-    pub async fn in_order(&self) -> MutexGuard<'_, ()> {
-        self.state.order.lock().await
+    /// For publishing and settling, one at a time, in the order on the wire. `None` after the deadline.
+    pub async fn in_order(&self, deadline: Instant) -> Option<MutexGuard<'_, ()>> {
+        let guard = by(deadline, self.state.order.lock()).await;
+        if guard.is_some() || !self.is_closing.load(Ordering::Relaxed) {
+            return guard;
+        }
+        // `close` has it, and its own deadline is over at about the same time. Then the session has ended, which is the reason.
+        self.lost().await;
+        Some(self.state.order.lock().await)
     }
 
     pub fn deadline(&self) -> Instant {
