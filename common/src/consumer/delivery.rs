@@ -296,12 +296,13 @@ impl Receipt {
         // Deciding and sending are one step. A tag below one that was settled with `multiple` would close the channel
         // (406).
         let deadline = session.deadline();
-        let Some(_in_order) = session.in_order(deadline).await else { return Err(self.stuck(&session)) };
+        let in_order = session.in_order(deadline).await;
         if session.is_lost() {
             self.session = None;
             tracing::info!("delivery {tag} is settled too late: its channel has ended, and RabbitMQ delivers it again");
             return Ok(Settlement::TooLate);
         }
+        let Some(_in_order) = in_order else { return Err(self.stuck(&session)) };
         if self.is_settled() {
             self.session = None;
             return Err(Error::Invalid(format!("delivery {tag} was settled by an ack_multiple before")));

@@ -54,7 +54,7 @@ pub(crate) struct Session {
     pub last_queue: std::sync::Mutex<String>,
     /// For a consumer's setup: the exclusive queues that the broker has named for it. They remain until the connection
     /// ends, and no other program can know their names.
-    pub own_queues: std::sync::Mutex<Option<Vec<String>>>,
+    own_queues: std::sync::Mutex<Option<Vec<String>>>,
     pub connection: Arc<ConnectionState>,
     /// The largest frame that the broker accepts. 0 means no limit.
     pub frame_max: usize,
@@ -227,19 +227,25 @@ impl Session {
         self.state.closed.is_lost()
     }
 
-    /// For publishing and settling, one at a time, in the order on the wire. `None` after the deadline.
+    /// For publishing and settling, one at a time, in the order on the wire. `None` after the deadline, or when the session has
+    /// ended because this program closed it.
     pub async fn in_order(&self, deadline: Instant) -> Option<MutexGuard<'_, ()>> {
         let guard = by(deadline, self.state.order.lock()).await;
         if guard.is_some() || !self.is_closing.load(Ordering::Relaxed) {
             return guard;
         }
-        // `close` has it, and its own deadline is over at about the same time. Then the session has ended, which is the reason.
+        // `close` has it or waits for it, and is itself limited by a deadline. Then the end of the session is the reason.
         self.lost().await;
-        Some(self.state.order.lock().await)
+        None
     }
 
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
+    }
+
+    /// The exclusive queues that the broker has named for a consumer's setup, once they are recorded.
+    pub fn own_queues(&self) -> std::sync::MutexGuard<'_, Option<Vec<String>>> {
+        self.own_queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The exclusive queues that RabbitMQ has named for a consumer's setup. Otherwise they would remain, bound and filling
 //! up, until the connection ends, and no other program can know their names.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use amqprs::channel::QueueDeleteArguments;
 
@@ -13,18 +13,14 @@ use crate::{
 /// Their names, and the connection that they belong to.
 pub(crate) type OwnQueues = (Arc<ConnectionState>, Vec<String>);
 
-fn of(session: &Session) -> MutexGuard<'_, Option<Vec<String>>> {
-    session.own_queues.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Remembers their names from now on.
 pub(crate) fn record(session: &Session) {
-    *of(session) = Some(Vec::new());
+    *session.own_queues() = Some(Vec::new());
 }
 
 /// Forgets them.
 pub(crate) fn take(session: &Session) -> OwnQueues {
-    (session.connection.clone(), of(session).take().unwrap_or_default())
+    (session.connection.clone(), session.own_queues().take().unwrap_or_default())
 }
 
 /// Deletes them on this session, if their connection still lives. Otherwise RabbitMQ has deleted them already.

@@ -68,7 +68,9 @@ impl Session {
             mark.set_unique_id(&message.properties);
         }
         // One critical section: the broker numbers messages in the order in which they arrive.
-        let _in_order = self.in_order(deadline).await.ok_or(NotSent::Late)?;
+        let Some(_in_order) = self.in_order(deadline).await else {
+            return Err(if self.is_lost() { NotSent::Ended(message) } else { NotSent::Late });
+        };
         let mut unsent = None;
         if confirms {
             let Outgoing { share, confirm, .. } = &mut *message;

@@ -2,7 +2,7 @@
 
 use std::{
     mem::take,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use amqprs::{
@@ -92,7 +92,7 @@ impl SetupChannel {
             .unwrap_or_default();
         if asked.is_empty()
             && exclusive
-            && let Some(own) = &mut *self.own_queues()
+            && let Some(own) = &mut *self.session.own_queues()
         {
             own.push(name.clone());
         }
@@ -148,7 +148,7 @@ impl SetupChannel {
         let queue = arguments.queue.clone();
         let doing = || format!("cannot delete queue `{queue}`");
         let deleted = self.session.call(doing, |raw| async move { raw.queue_delete(arguments).await }).await?;
-        if let Some(own) = &mut *self.own_queues() {
+        if let Some(own) = &mut *self.session.own_queues() {
             own.retain(|own| *own != queue);
         }
         Ok(deleted.unwrap_or_default())
@@ -239,10 +239,6 @@ impl SetupChannel {
         self.session.call(doing, |raw| async move { raw.basic_qos(arguments).await }).await?;
         *self.session.prefetch.lock().unwrap_or_else(PoisonError::into_inner) = Some(count);
         Ok(())
-    }
-
-    fn own_queues(&self) -> MutexGuard<'_, Option<Vec<String>>> {
-        self.session.own_queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
